@@ -1,0 +1,43 @@
+# `make demo` and `make test` are the only set-up: both create .venv and install what they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+
+.PHONY: demo test bench lint lock clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/dev: $(VENV)/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems, print Table 1, write the page
+	$(BIN)/talkbench run mini --system known --out runs/demo
+	$(BIN)/talkbench report table1 --run runs/demo
+	$(BIN)/talkbench report drift --run runs/demo
+	$(BIN)/talkbench report page --run runs/demo
+
+test: $(VENV)/dev lint   ## every test; those of the page need a Chromium and say so if there is none
+	$(BIN)/python -m pytest -q -n $(CORES)
+
+lint: $(VENV)/dev   ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/dev   ## time and memory, as ratios in one run
+	$(BIN)/python -m tests.bench
+
+lock:   ## constraints.txt from a clean environment with the newest releases
+	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(VENV)/lock/bin/python -m pip freeze --exclude-editable > constraints.txt
+	rm -rf $(VENV)/lock
+
+clean:   ## remove what is generated; runs and caches of results stay
+	rm -rf $(VENV) build dist *.egg-info

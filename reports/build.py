@@ -1,0 +1,219 @@
+"""Rows of a run + a spec -> Table: means, intervals, ranks with ties, coverage and footnotes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from talkbench.errors import TalkbenchError
+from talkbench.metrics.base import Output
+from talkbench.stats import aggregate
+from talkbench.stats.compare import paired_interval
+from talkbench.store.run import Run
+
+from .spec import Spec
+from .table import ABSENT, Block, Cell, Column, Footnotes, Rank, Row, Table, number
+
+STILL_PERCENT_PER_SECOND = 0.1
+
+Measured = dict[tuple[str, str], aggregate.Column]
+
+
+def table(
+    run: Run, spec: Spec, name: str, *, policy: aggregate.Policy = "complete", systems: Sequence[str] = ()
+) -> Table:
+    """Return the measured table of a spec.
+
+    Args:
+        run: Whose rows.
+        spec: Which outputs.
+        name: The table's name.
+        policy: What to do about missing rows; see `talkbench.stats.aggregate`.
+        systems: Which systems, in order; all by default.
+
+    Raises:
+        TalkbenchError: If the run has no value for any output of the spec, or not that system.
+    """
+    present = {system.name: system for system in run.systems()}
+    for system in systems:
+        if system not in present:
+            raise TalkbenchError(f"{run.path} has no system {system!r}. It has: {', '.join(present)}.")
+    chosen = list(systems) or list(present)
+    rows = run.current_rows()
+    measured: Measured = {
+        (column.tier, column.output.id): column for column in aggregate.columns(rows, chosen, run.suite, policy)
+    }
+    known = aggregate.known_outputs()
+    shown = [
+        known[o]
+        for o in spec.outputs
+        if o in known and any(_has_value(c) for (_, out), c in measured.items() if out == o)
+    ]
+    if not shown:
+        raise TalkbenchError(f"{run.path} has no value for {spec.title!r}. It needs: {spec.needs}.")
+    notes = Footnotes()
+    columns = tuple(_head(output, measured, notes) for output in shown)
+    blocks = tuple(
+        Block(rule.title, tuple(_row(system, rule.name, shown, measured, rows, notes) for system in chosen))
+        for rule in run.suite.tiers
+        if any((rule.name, output.id) in measured and _has_value(measured[rule.name, output.id]) for output in shown)
+    )
+    if len(blocks) == 0:
+        raise TalkbenchError(f"{run.path} has no scored clip.")
+    described = tuple(
+        Block(block.title, tuple(_described(row, present[row.label].description) for row in block.rows))
+        for block in blocks
+    )
+    caption = f"{spec.caption} {_policy(policy)}"
+    return Table(name, spec.title, caption, columns, described, footnotes=notes.texts | _hidden(spec, shown, rows))
+
+
+def _policy(policy: aggregate.Policy) -> str:
+    if policy == "complete":
+        return "Missing rows: each column is averaged over the clips for which every system has a value."
+    return "Missing rows: each system is averaged over its own clips."
+
+
+def _head(output: Output, measured: Measured, notes: Footnotes) -> Column:
+    texts = {note for (_, out), column in measured.items() if out == output.id for note in column.notes}
+    return Column(
+        id=output.id,
+        label=output.label,
+        better=output.better,
+        scale=output.scale,
+        digits=output.digits,
+        unit=output.unit,
+        description=output.description,
+        marks=tuple(notes.mark(text[0].upper() + text[1:] + ".") for text in sorted(texts)),
+    )
+
+
+def _row(
+    system: str, tier: str, outputs: list[Output], measured: Measured, rows: list[dict[str, Any]], notes: Footnotes
+) -> Row:
+    cells: dict[str, Cell] = {}
+    counts: list[tuple[int, int]] = []
+    for output in outputs:
+        column = measured.get((tier, output.id))
+        found = column.cells.get(system) if column else None
+        if column is None or found is None or found.interval is None:
+            cells[output.id] = _absent(found, notes)
+            continue
+        ranks = _ranks(column, tier, rows)
+        cells[output.id] = _cell(found, output, ranks.get(system), notes)
+        counts.append((found.num_used, found.num_expected))
+    most = max(counts, default=(0, 0))
+    marks = (
+        [notes.mark("Stands still: its steadiness and consistency mean nothing.")]
+        if _is_still(system, tier, measured)
+        else []
+    )
+    return Row(system, cells, clips=f"{most[0]}/{most[1]}" if counts else "0", marks=tuple(marks))
+
+
+def _cell(found: aggregate.Cell, output: Output, rank: Rank | None, notes: Footnotes) -> Cell:
+    assert found.interval is not None  # noqa: S101 - the caller asked
+    column = Column(output.id, output.label, scale=output.scale, digits=output.digits)
+    interval = found.interval
+    text = number(interval.mean, column)
+    if interval.low is not None and interval.high is not None:
+        text += f" ± {number((interval.high - interval.low) / 2, column)}"
+    marks = []
+    if found.num_ok < found.num_expected:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.reasons.items()))
+        marks.append(notes.mark(f"{found.num_ok} of {found.num_expected} clips have a value ({reasons})."))
+    if found.worst_case is not None:
+        marks.append(notes.mark(f"With the worst value in every gap: {number(found.worst_case, column)}."))
+    return Cell(
+        text,
+        value=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        num_used=found.num_used,
+        num_expected=found.num_expected,
+        worst_case=found.worst_case,
+        rank=rank,
+        marks=tuple(marks),
+    )
+
+
+def _absent(found: aggregate.Cell | None, notes: Footnotes) -> Cell:
+    if found is None or not found.reasons:
+        return ABSENT
+    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.reasons.items()))
+    return Cell(ABSENT.text, num_expected=found.num_expected, marks=(notes.mark(f"No clip has a value ({reasons})."),))
+
+
+def _ranks(column: aggregate.Column, tier: str, rows: list[dict[str, Any]]) -> dict[str, Rank]:
+    """Return who is best and second; systems whose paired interval to the leader includes zero share its place."""
+    output = column.output
+    if output.better is None:
+        return {}
+    own: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if (
+            row["tier"] == tier
+            and row["output"] == output.id
+            and row["status"] == "ok"
+            and row["system"] in column.cells
+        ):
+            own.setdefault(row["system"], {})[row["item"]] = row
+    if len(own) < 2:
+        return {}
+
+    def level(system: str) -> float:
+        values = [aggregate.comparable(row["value"], output) for row in own[system].values()]
+        mean = sum(values) / len(values)
+        return -mean if output.better == "higher" else mean
+
+    ranks: dict[str, Rank] = {}
+    left = sorted(own, key=level)
+    for rank in ("best", "second"):
+        if not left or (rank == "second" and len(left) < 1):
+            break
+        leader = left[0]
+        tied = [leader]
+        for other in left[1:]:
+            interval = paired_interval(own[leader], own[other], output)
+            same = level(leader) == level(other)
+            if same or (
+                interval is not None and interval.low is not None and not interval.excludes_zero and _noisy(interval)
+            ):
+                tied.append(other)
+        ranks.update(dict.fromkeys(tied, rank))
+        left = [system for system in left if system not in tied]
+    return {} if len(set(ranks.values())) == 1 and len(ranks) == len(own) else ranks
+
+
+def _noisy(interval: Any) -> bool:
+    return bool(interval.high > interval.low or interval.mean == 0)
+
+
+def _is_still(system: str, tier: str, measured: Measured) -> bool:
+    column = measured.get((tier, "motion.amount"))
+    cell = column.cells.get(system) if column else None
+    return cell is not None and cell.interval is not None and cell.interval.mean < STILL_PERCENT_PER_SECOND
+
+
+def _has_value(column: aggregate.Column) -> bool:
+    return any(cell.interval is not None for cell in column.cells.values())
+
+
+def _described(row: Row, description: str) -> Row:
+    return Row(row.label, row.cells, row.clips, description, row.marks)
+
+
+def _hidden(spec: Spec, shown: list[Output], rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return one footnote that says which columns are left out, and why."""
+    known = aggregate.known_outputs()
+    missing = [output for output in spec.outputs if output not in {o.id for o in shown}]
+    if not missing:
+        return {}
+    told = []
+    for output in missing:
+        label = known[output].label if output in known else spec.labels.get(output, output)
+        own = [row for row in rows if row["output"] == output]
+        reasons = sorted({row["reason"] for row in own if row["reason"]})
+        why = ", ".join(reasons) if reasons else ("not scored" if output in known else "no runner in this version")
+        told.append(f"{label} ({why})")
+    return {"*": f"Not shown: {'; '.join(told)}."}

@@ -1,0 +1,49 @@
+"""`talkbench report`: tables, figures and the page of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def report(
+    spec: Annotated[
+        str, typer.Argument(help="table1, table2, table3, table4, drift, speed, page, or the path of a .yaml spec.")
+    ],
+    run: Annotated[Path, typer.Option("--run", "-r", help="Run folder.")],
+    format: Annotated[str, typer.Option(help="Files to write: md, tex, csv, html; several by commas.")] = "",  # noqa: A002
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for files; RUN/report by default.")] = None,
+    system: Annotated[
+        list[str] | None, typer.Option("--system", "-s", help="Only these systems, in this order.")
+    ] = None,
+    missing: Annotated[
+        Literal["complete", "available"],
+        typer.Option(help="Missing rows: average over clips that all systems have, or over each system's own."),
+    ] = "complete",
+) -> None:
+    """Print a table of a run, write it as files, or build the page.
+
+    talkbench report table1 --run runs/demo --format md,tex,csv,html
+
+    talkbench report page --run runs/demo
+    """
+    from talkbench.cli import console
+    from talkbench.store.run import Run
+
+    from . import make
+
+    opened = Run(run)
+    folder = out or opened.path / "report"
+    if spec == "page":
+        from . import html
+
+        console.say(f"page: {html.write_page(opened, folder, policy=missing).resolve()}")
+        return
+    tables = make.tables(opened, spec, policy=missing, systems=system or [])
+    if not format:
+        make.show(tables, console.out)
+        return
+    for path in make.write(tables, folder, [name.strip() for name in format.split(",") if name.strip()]):
+        console.say(str(path))

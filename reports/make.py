@@ -1,0 +1,81 @@
+"""Spec names to tables, tables to files and the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+
+from talkbench.atomic import write_text
+from talkbench.errors import TalkbenchError
+from talkbench.registry import suggest
+from talkbench.store.run import Run
+
+from . import build, quoted, render, spec
+from .table import Table
+
+Policy = Literal["complete", "available"]
+
+
+def tables(run: Run, name: str, *, policy: Policy = "complete", systems: Sequence[str] = ()) -> list[Table]:
+    """Return the measured table of a spec and the published one beside it.
+
+    Raises:
+        TalkbenchError: If the run has nothing for the spec and nothing is published either.
+    """
+    wanted = spec.load(name)
+    found: list[Table] = []
+    try:
+        found.append(build.table(run, wanted, Path(name).stem, policy=policy, systems=systems))
+    except TalkbenchError:
+        if wanted.quoted is None:
+            raise
+        found.append(
+            Table(Path(name).stem, wanted.title, f"No measured rows in {run.path}. They need: {wanted.needs}.", (), ())
+        )
+    if wanted.quoted is not None:
+        found.append(quoted.table(wanted.quoted))
+    return found
+
+
+def show(found: Sequence[Table], console: Console) -> None:
+    """Print tables."""
+    for table in found:
+        if table.columns:
+            console.print(render.terminal(table))
+        else:
+            console.print(f"{table.title}\n{table.caption}", markup=False)
+        console.print()
+
+
+def summary(run_path: Path, console: Console) -> None:
+    """Print the measured Table 1 after scoring; nothing if no clip has a value."""
+    try:
+        show([build.table(Run(run_path), spec.load("table1"), "table1")], console)
+    except TalkbenchError as error:
+        console.print(str(error), markup=False, soft_wrap=True)
+
+
+def write(found: Sequence[Table], folder: Path, formats: Sequence[str]) -> list[Path]:
+    """Write tables as `<name>.<suffix>`; a published table goes into the same file, after the measured one.
+
+    Raises:
+        TalkbenchError: If a format is unknown.
+    """
+    for name in formats:
+        if name not in render.FORMATS:
+            raise TalkbenchError(
+                f"unknown format {name!r}.{suggest(name, render.FORMATS)} Known: {', '.join(render.FORMATS)}."
+            )
+    paths = []
+    for name in formats:
+        suffix, draw = render.FORMATS[name]
+        path = folder / f"{found[0].name}{suffix}"
+        texts = [draw(table) for table in found]
+        if name == "csv":
+            texts = [texts[0], *(text.partition("\n")[2] for text in texts[1:])]
+        write_text(path, ("" if name == "csv" else "\n").join(texts))
+        paths.append(path)
+    return paths

@@ -1,0 +1,349 @@
+"""What the command line calls and notebooks call: one function per command, plain data in and out."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from talkbench.errors import TalkbenchError
+from talkbench.manifests import load as manifests
+from talkbench.metrics import base, jobs, pool
+from talkbench.metrics.score import Metric
+from talkbench.progress import Progress, Silent
+from talkbench.provenance import describe
+from talkbench.registry import suggest
+from talkbench.schema import ClipRecord, Suite, SystemRecord
+from talkbench.store.rows import RowWriter
+from talkbench.store.run import Run, siblings
+from talkbench.systems import generate as generation
+from talkbench.systems import scan
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from talkbench.stats.compare import Comparison
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What an invocation did.
+
+    Attributes:
+        run: The run folder.
+        num_clips: Clips in the run now.
+        written: Rows written, by status.
+        reused: Clips whose rows came from equal work done before.
+        failures: One message per clip that could not be generated.
+    """
+
+    run: Path
+    num_clips: int
+    written: dict[str, int]
+    reused: int = 0
+    failures: tuple[str, ...] = ()
+
+    @property
+    def any_failed(self) -> bool:
+        """Whether a clip failed."""
+        return bool(self.failures) or bool(self.written.get("failed"))
+
+
+def score(
+    clips: Sequence[PathLike] | PathLike,
+    out: PathLike | None = None,
+    *,
+    suite: str | Suite | None = None,
+    metrics: Sequence[str] = ("all",),
+    params: dict[str, dict[str, Any]] | None = None,
+    device: str = "cpu",
+    jobs: int | None = None,
+    rerun: jobs.Rerun = "missing",
+    progress: Progress | None = None,
+) -> Summary:
+    """Score folders of clips into a run; what is stored already is not computed again.
+
+    Args:
+        clips: Folders of `<item id>.mp4`, one system each (``FOLDER`` or ``NAME=FOLDER``), or a run folder, whose
+            systems are taken.
+        out: Run folder; may be left out if `clips` is a run folder.
+        suite: Suite name, path of a `.jsonl`, or a `Suite`; none for any folder of clips.
+        metrics: Runner or group names.
+        params: Metric name -> parameters that differ from the defaults.
+        device: Where networks run.
+        jobs: Processes; one per core by default.
+        rerun: ``missing``, ``failed``, ``all`` or ``none``.
+        progress: Told about every clip.
+
+    Raises:
+        TalkbenchError: If the request is wrong; whatever was scored before stays.
+    """
+    given = [clips] if isinstance(clips, str | os.PathLike) else list(clips)
+    chosen = tuple(
+        Metric(runner.name, _params(runner, (params or {}).get(runner.name))) for runner in base.select(list(metrics))
+    )
+    _refuse_unknown_params(params or {}, chosen)
+    run, sources = _open(given, Path(out) if out is not None else None, suite)
+    report = progress or Silent()
+    config = {
+        "clips": [f"{source.name}={source.folder.resolve()}" for source in sources],
+        "suite": run.suite.id,
+        "metrics": [metric.name for metric in chosen],
+        "params": params or {},
+        "device": device,
+        "jobs": jobs,
+        "rerun": rerun,
+    }
+    with run.session("score", config, describe(device)):
+        records = _index(run, sources, report)
+        return _score(run, records, chosen, base.Context(device), jobs, rerun, report)
+
+
+def generate(
+    suite: str | Suite,
+    systems: Sequence[str],
+    out: PathLike,
+    *,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Summary:
+    """Make the clips of a suite with the named systems, under `<out>/clips/<system>/`; existing ones are kept.
+
+    Raises:
+        TalkbenchError: If a system or the suite is unknown, or has no items.
+    """
+    chosen = generation.select(systems)
+    run = Run.open_or_create(Path(out), manifests.load(suite) if isinstance(suite, str) else suite)
+    folder = run.path / "clips"
+    waiting = generation.plan(run.suite, chosen, folder)
+    config = {"suite": run.suite.id, "systems": [system.name for system in chosen], "jobs": jobs}
+    with run.session("generate", config, describe()):
+        for system in chosen:
+            run.add_system(
+                SystemRecord(
+                    name=system.name,
+                    kind="generated",
+                    path=str((folder / system.name).resolve()),
+                    description=system.description,
+                )
+            )
+        failures = generation.generate(waiting, num_workers=jobs or os.cpu_count() or 1, progress=progress or Silent())
+    return Summary(run.path, len(chosen) * len(run.suite.items or ()), {}, failures=tuple(failures))
+
+
+def run(
+    suite: str | Suite,
+    systems: Sequence[str],
+    out: PathLike,
+    *,
+    metrics: Sequence[str] = ("all",),
+    params: dict[str, dict[str, Any]] | None = None,
+    device: str = "cpu",
+    jobs: int | None = None,
+    rerun: jobs.Rerun = "missing",
+    progress: Progress | None = None,
+) -> Summary:
+    """Generate, then score: both stages resume on their own."""
+    made = generate(suite, systems, out, jobs=jobs, progress=progress)
+    scored = score(made.run, metrics=metrics, params=params, device=device, jobs=jobs, rerun=rerun, progress=progress)
+    return Summary(scored.run, scored.num_clips, scored.written, scored.reused, made.failures)
+
+
+def plan(
+    suite: str | Suite, systems: Sequence[str], out: PathLike, *, metrics: Sequence[str] = ("all",)
+) -> dict[str, Any]:
+    """Return what `run` would make and score, without touching the disk."""
+    chosen = generation.select(systems)
+    wanted = manifests.load(suite) if isinstance(suite, str) else suite
+    waiting = generation.plan(wanted, chosen, Path(out) / "clips")
+    return {
+        "suite": wanted.id,
+        "systems": [system.name for system in chosen],
+        "metrics": [runner.name for runner in base.select(list(metrics))],
+        "clips": len(chosen) * len(wanted.items or ()),
+        "clips_to_make": len(waiting),
+        "seconds_to_make": round(sum(job.item.duration_seconds for job in waiting), 1),
+    }
+
+
+def status(run_folder: PathLike) -> dict[str, Any]:
+    """Return counts per system and metric, problems by reason, and the next command."""
+    opened = Run(Path(run_folder))
+    records, rows = opened.clips(), opened.current_rows()
+    asked = {name for session in opened.sessions() for name in session.config.get("metrics", [])}
+    metrics = [name for name in base.RUNNERS.names() if name in asked | {row["metric"] for row in rows}]
+    expected = len(opened.suite.items) if opened.suite.items is not None else len({record.item for record in records})
+    systems: dict[str, Any] = {}
+    for system in opened.systems():
+        own = [record for record in records if record.system == system.name]
+        mine = [row for row in rows if row["system"] == system.name]
+        systems[system.name] = {
+            "clips": len(own),
+            "expected": expected,
+            "metrics": {name: _counts(own, [row for row in mine if row["metric"] == name]) for name in metrics},
+        }
+    problems = Counter((row["status"], row["reason"]) for row in rows if row["status"] in {"failed", "unscorable"})
+    left = sum(counts["missing"] for entry in systems.values() for counts in entry["metrics"].values())
+    failed = sum(counts["failed"] for entry in systems.values() for counts in entry["metrics"].values())
+    return {
+        "run": str(opened.path),
+        "suite": opened.suite.id,
+        "systems": systems,
+        "problems": [{"status": s, "reason": r, "rows": n} for (s, r), n in problems.most_common()],
+        "notes": _clip_notes(records),
+        "next": _next_command(opened.path, left, failed, bool(rows)),
+    }
+
+
+def compare(run_folder: PathLike, first: str, second: str, *, outputs: Sequence[str] | None = None) -> list[Comparison]:
+    """Compare two systems of a run on their shared clips.
+
+    Raises:
+        TalkbenchError: If a system or output is not in the run, or they share no scored clip.
+    """
+    from talkbench.stats import compare as comparisons
+
+    opened = Run(Path(run_folder))
+    names = [system.name for system in opened.systems()]
+    for name in (first, second):
+        if name not in names:
+            raise TalkbenchError(
+                f"{opened.path} has no system {name!r}.{suggest(name, names)} It has: {', '.join(names)}."
+            )
+    rows = opened.current_rows()
+    present = {row["output"] for row in rows}
+    for name in outputs or ():
+        if name not in present:
+            raise TalkbenchError(
+                f"{opened.path} has no output {name!r}.{suggest(name, present)} It has: {', '.join(sorted(present))}."
+            )
+    found = comparisons.compare(rows, first, second, outputs)
+    if not found:
+        raise TalkbenchError(
+            f"{first} and {second} share no scored clip in {opened.path}. See `talkbench status {opened.path}`."
+        )
+    return found
+
+
+def load_rows(run_folder: PathLike) -> pd.DataFrame:
+    """Return the current rows of a run as a DataFrame, one line per clip and output."""
+    from talkbench.store.frame import to_frame
+
+    return to_frame(Run(Path(run_folder)).current_rows())
+
+
+def export(run_folder: PathLike, path: PathLike) -> int:
+    """Write the rows of a run to a `.parquet` or `.csv` file; return how many."""
+    from talkbench.store.export import export as export_rows
+
+    return export_rows(Run(Path(run_folder)), Path(path))
+
+
+def _open(given: Sequence[PathLike], out: Path | None, suite: str | Suite | None) -> tuple[Run, list[scan.Source]]:
+    if not given:
+        raise TalkbenchError("no clips given: `talkbench score FOLDER [FOLDER ...] --out RUN`.")
+    first = Path(given[0])
+    if len(given) == 1 and (first / "run.json").is_file() and (out is None or out.resolve() == first.resolve()):
+        opened = Run(first)
+        return opened, [scan.Source(system.name, Path(system.path)) for system in opened.systems()]
+    if out is None:
+        raise TalkbenchError("where to? Name a run folder: `talkbench score FOLDER --out runs/NAME`.")
+    sources = scan.parse_sources([os.fspath(entry) for entry in given])
+    if isinstance(suite, str):
+        suite = manifests.load(suite)
+    if suite is None:
+        suite = Run(out).suite if (out / "run.json").is_file() else manifests.FOLDER
+    opened = Run.open_or_create(out, suite)
+    for source in sources:
+        opened.add_system(SystemRecord(name=source.name, kind="folder", path=str(source.folder.resolve())))
+    return opened, sources
+
+
+def _index(run: Run, sources: list[scan.Source], progress: Progress) -> list[ClipRecord]:
+    records: list[ClipRecord] = []
+    progress.start("index", len(sources))
+    for source in sources:
+        records += scan.index(run, source)
+        progress.step(source.name)
+    progress.finish()
+    return records
+
+
+def _score(
+    run: Run,
+    records: list[ClipRecord],
+    metrics: tuple[Metric, ...],
+    context: base.Context,
+    num_jobs: int | None,
+    rerun: jobs.Rerun,
+    progress: Progress,
+) -> Summary:
+    planned = jobs.plan(run, records, metrics, rerun)
+    left = planned
+    if planned:
+        writer = RowWriter(run.path / "rows")
+        try:
+            left = jobs.reuse(run, planned, siblings(run.path), writer)
+        finally:
+            writer.close()
+    written: Counter[str] = Counter()
+
+    def note(outcome: jobs.Outcome) -> None:
+        written.update(outcome.statuses)
+        progress.step(outcome.label, ok=outcome.ok)
+
+    cores = os.cpu_count() or 1
+    workers = min(num_jobs or cores, max(1, len(left)))
+    progress.start("score", len(left))
+    pool.score_all(run, left, context, num_workers=workers, threads=max(1, cores // workers), on_outcome=note)
+    progress.finish()
+    return Summary(run.path, len(records), dict(written), reused=len(planned) - len(left))
+
+
+def _params(runner: type[base.Runner], given: dict[str, Any] | None) -> Any:
+    if not given:
+        return None
+    known = [field.name for field in fields(runner.params_type)]
+    for name in given:
+        if name not in known:
+            raise TalkbenchError(
+                f"metric {runner.name!r} has no parameter {name!r}.{suggest(name, known)} "
+                f"It has: {', '.join(known) or 'none'}."
+            )
+    return runner.params_type(**given)
+
+
+def _refuse_unknown_params(params: dict[str, dict[str, Any]], metrics: tuple[Metric, ...]) -> None:
+    chosen = [metric.name for metric in metrics]
+    for name in params:
+        if name not in chosen:
+            raise TalkbenchError(
+                f"parameters for {name!r}, which is not a chosen metric ({', '.join(chosen)}).{suggest(name, chosen)}"
+            )
+
+
+def _counts(records: list[ClipRecord], rows: list[dict[str, Any]]) -> dict[str, int]:
+    """Count clips by what their rows of one metric come to: any failure, else any value, else why there is none."""
+    order = ("failed", "ok", "unscorable", "skipped")
+    statuses: dict[str, set[str]] = {}
+    for row in rows:
+        statuses.setdefault(row["clip_key"], set()).add(row["status"])
+    counts = Counter(next(status for status in order if status in found) for found in statuses.values())
+    return {status: counts[status] for status in order} | {"missing": len(records) - len(statuses)}
+
+
+def _clip_notes(records: list[ClipRecord]) -> list[dict[str, str]]:
+    return [{"clip": f"{r.system}/{r.item}", "note": note} for r in records for note in r.notes]
+
+
+def _next_command(path: Path, missing: int, failed: int, any_rows: bool) -> str:
+    if missing:
+        return f"talkbench score {path}"
+    if failed:
+        return f"talkbench score {path} --rerun failed"
+    return f"talkbench report table1 --run {path}" if any_rows else f"talkbench score FOLDER --out {path}"

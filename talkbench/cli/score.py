@@ -1,0 +1,78 @@
+"""`talkbench score`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+Rerun = Annotated[
+    Literal["missing", "failed", "all", "none"] | None,
+    typer.Option(help="What to compute: what has no row (the default), also what failed, everything, or nothing."),
+]
+Metrics = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--metric",
+        "-m",
+        help="Metric or group: flicker, motion, speed, av; vbench, all. Repeat, or separate by commas.",
+    ),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core by default.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file with these options; the command line wins.")]
+
+
+def score(
+    clips: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Folders of <item id>.mp4, one system each (FOLDER or NAME=FOLDER), or one run folder to go on with."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; created, or continued.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Suite name (`talkbench manifest list`) or .jsonl; none for any folder.")
+    ] = None,
+    metric: Metrics = None,
+    device: Annotated[str | None, typer.Option(help="Where networks run: cpu, cuda, cuda:1.")] = None,
+    jobs: Jobs = None,
+    rerun: Rerun = None,
+    config: Config = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+) -> None:
+    """Score clips: one decode per clip feeds every metric; rows are stored as each clip ends.
+
+    Stop it at any time, even by kill -9: the same command goes on where it was. Exit code 3 means that some clips
+    failed; `talkbench status RUN` says which and why.
+
+        talkbench score clips/ours clips/theirs --suite short --out runs/a
+
+        talkbench score ~/videos --out runs/b
+    """
+    from talkbench import api
+    from talkbench.cli import console
+    from talkbench.cli.options import finish, merged
+
+    options = merged(
+        config,
+        clips=clips,
+        out=str(out) if out else None,
+        suite=suite,
+        metrics=metric,
+        device=device,
+        jobs=jobs,
+        rerun=rerun,
+    )
+    summary = api.score(
+        options.clips,
+        options.out,
+        suite=options.suite,
+        metrics=options.metrics,
+        params=options.params,
+        device=options.device,
+        jobs=options.jobs,
+        rerun=options.rerun,
+        progress=console.progress(),
+    )
+    finish(summary, as_json=json)

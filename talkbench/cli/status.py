@@ -1,0 +1,48 @@
+"""`talkbench status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Show what is done, failed, unscorable and missing, per system and metric, and the next command."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from talkbench import api
+    from talkbench.cli import console
+
+    found = api.status(run)
+    if json:
+        console.print_json(found)
+        return
+    metrics = list(next(iter(found["systems"].values()), {"metrics": {}})["metrics"])
+    table = Table(title=f"{found['run']} ({found['suite']})", title_justify="left")
+    table.add_column("system")
+    table.add_column("clips", justify="right")
+    for name in metrics:
+        table.add_column(name, justify="right")
+    for name, entry in found["systems"].items():
+        cells = [_cell(entry["metrics"][metric]) for metric in metrics]
+        table.add_row(escape(name), f"{entry['clips']} of {entry['expected']}", *cells)
+    console.out.print(table)
+    for problem in found["problems"]:
+        console.out.print(f"  {problem['rows']} rows {problem['status']}: {problem['reason']}")
+    for note in found["notes"][:10]:
+        console.out.print(f"  {escape(note['clip'])}: {escape(note['note'])}", soft_wrap=True)
+    if len(found["notes"]) > 10:
+        console.out.print(f"  and {len(found['notes']) - 10} more notes (--json)")
+    console.out.print(f"next: {found['next']}", markup=False, soft_wrap=True)
+
+
+def _cell(counts: dict[str, int]) -> str:
+    shown = [("ok", "green"), ("unscorable", "yellow"), ("failed", "red"), ("skipped", "dim"), ("missing", "bold red")]
+    parts = [f"[{style}]{counts[name]} {name}[/]" for name, style in shown if counts[name]]
+    return " ".join(parts) or "-"

@@ -1,0 +1,70 @@
+"""Run configuration: a YAML file and command-line overrides become one validated object.
+
+The only reader of environment variables: `TALKBENCH_CACHE` (where generated assets are kept).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from talkbench.errors import TalkbenchError
+from talkbench.registry import suggest
+
+
+class RunConfig(BaseModel):
+    """What one invocation does; stored with the run and accepted back as is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clips: tuple[str, ...] = Field(default=(), description="Folders of clips, each FOLDER or NAME=FOLDER.")
+    suite: str | None = Field(default=None, description="Suite name or path; none for any folder of clips.")
+    out: str | None = Field(default=None, description="Run folder.")
+    metrics: tuple[str, ...] = Field(default=("all",), description="Metric or group names.")
+    params: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Metric name -> its parameters.")
+    systems: tuple[str, ...] = Field(default=(), description="Systems to generate with.")
+    device: str = "cpu"
+    jobs: int | None = Field(default=None, ge=1, description="Processes; none for one per core.")
+    rerun: Literal["missing", "failed", "all", "none"] = "missing"
+
+    def with_overrides(self, **given: Any) -> RunConfig:
+        """Return a copy in which every override that is not None or empty wins."""
+        chosen = {name: value for name, value in given.items() if value not in (None, (), [])}
+        return RunConfig.model_validate(self.model_dump() | chosen)
+
+
+def load(path: Path) -> RunConfig:
+    """Read a configuration file.
+
+    Raises:
+        TalkbenchError: If it cannot be read, or a key or value of it is wrong.
+    """
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TalkbenchError(f"cannot read the configuration {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise TalkbenchError(f"{path}: expected `key: value` lines, found {type(data).__name__}.")
+    unknown = [str(key) for key in data if key not in RunConfig.model_fields]
+    if unknown:
+        known = list(RunConfig.model_fields)
+        raise TalkbenchError(
+            f"{path}: unknown key {unknown[0]!r}.{suggest(unknown[0], known)} Known: {', '.join(known)}."
+        )
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise TalkbenchError(f"{path}: {where}: {first['msg']} (found {first.get('input')!r:.80}).") from error
+
+
+def cache_folder() -> Path:
+    """Return where generated assets are kept between runs: `TALKBENCH_CACHE`, or the user's cache folder."""
+    chosen = os.environ.get("TALKBENCH_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(base) / "talkbench"

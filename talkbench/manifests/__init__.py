@@ -1,0 +1,1 @@
+"""Suites: what systems are asked to generate, as versioned data."""

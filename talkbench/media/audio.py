@@ -1,0 +1,99 @@
+"""Sound as mono float samples at a stated rate, on the picture's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import av.error
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+
+from talkbench.errors import Unscorable
+from talkbench.media import probe
+from talkbench.media.clip import Samples
+
+GAP_SECONDS = 0.05
+
+
+def blocks(path: Path, rate_hz: int, *, first_frame_seconds: float = 0.0) -> Iterator[Samples]:
+    """Yield the first sound track as consecutive blocks `[N]`, float32 in about [-1, 1].
+
+    Channels are mixed by libswresample's standard weights (mean of two channels; centre -3 dB for 5.1) and resampled
+    by its default filter. Sample 0 belongs to the display time of the first video frame: a late track is preceded by
+    silence, what comes before the first frame is cut, gaps in the timestamps are silence.
+
+    Args:
+        path: Media file.
+        rate_hz: Samples per second to deliver.
+        first_frame_seconds: From `talkbench.media.probe.probe`.
+
+    Raises:
+        Undecodable: If the file cannot be opened.
+        Unscorable: ``no-audio`` without a sound track, ``corrupt-audio`` if it breaks off.
+    """
+    with probe.open_clip(path) as container:
+        if not container.streams.audio:
+            raise Unscorable("no-audio", "the clip has no audio track")
+        stream = container.streams.audio[0]
+        resampler = AudioResampler(format="flt", layout="mono", rate=rate_hz)
+        next_sample = 0
+        try:
+            for frame in container.decode(stream):
+                for piece in resampler.resample(frame):
+                    block, next_sample = _placed(piece, first_frame_seconds, rate_hz, next_sample)
+                    if block.size:
+                        yield block
+            for piece in resampler.resample(None):
+                block = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+                if block.size:
+                    yield block
+        except (av.error.FFmpegError, EOFError) as error:
+            seconds = next_sample / rate_hz
+            raise Unscorable("corrupt-audio", f"the audio breaks off after {seconds:.2f} s: {error}") from error
+
+
+def load(path: Path, rate_hz: int) -> Samples:
+    """Return the whole track `[N]`, aligned to the first frame; memory grows with its length."""
+    pieces = list(blocks(path, rate_hz, first_frame_seconds=probe.probe(path).first_frame_seconds))
+    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def _placed(piece: AudioFrame, origin: float, rate_hz: int, next_sample: int) -> tuple[Samples, int]:
+    """Put a resampled piece where its timestamp says; return it and the index after it."""
+    samples: Samples = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+    if piece.pts is not None and piece.time_base is not None:
+        at = round((float(piece.pts * piece.time_base) - origin) * rate_hz)
+        missing = at - next_sample
+        if missing < 0 and next_sample == 0:
+            samples = samples[-missing:]
+        elif missing > (GAP_SECONDS * rate_hz if next_sample else 0):
+            samples = np.concatenate([np.zeros(missing, np.float32), samples])
+    return samples, next_sample + samples.size
+
+
+class Waveform:
+    """Peak level per tenth of a second, for drawing; fed with blocks, in memory of one number per tenth."""
+
+    def __init__(self, rate_hz: int, seconds: float = 0.1) -> None:
+        self._size = round(rate_hz * seconds)
+        self._rest = np.zeros(0, np.float32)
+        self._rate_hz = rate_hz
+        self.num_samples = 0
+        self.peaks: list[float] = []
+
+    def add(self, block_N: Samples) -> None:
+        """Take the next block `[N]`."""
+        self.num_samples += block_N.size
+        samples = np.concatenate([self._rest, block_N])
+        whole = samples.size // self._size * self._size
+        if whole:
+            peaks = np.abs(samples[:whole]).reshape(-1, self._size).max(axis=1)
+            self.peaks.extend(round(min(1.0, float(peak)), 3) for peak in peaks)
+        self._rest = samples[whole:]
+
+    @property
+    def duration_seconds(self) -> float:
+        """Seconds of sound so far."""
+        return self.num_samples / self._rate_hz

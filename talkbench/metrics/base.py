@@ -1,0 +1,196 @@
+"""The contract of a metric runner, and the registry of runners.
+
+A runner receives a clip as it is decoded, batch by batch, and never holds it. It knows nothing of files, folders or
+other runners. What it returns may not depend on how the clip was cut into batches; a contract test feeds every
+registered runner 1, 7 and 64 frames at a time.
+
+    class Sharpness(Runner):
+        name, version = "toy/sharpness", "1"
+        outputs = (Output("toy.sharpness", "Sharpness", better="higher", bounds=(0.0, None)),)
+        needs = Needs()
+
+        def start(self, clip): self._terms = Terms()
+        def update(self, batch): self._terms.add(batch.frames_THWC.std(axis=(1, 2, 3)), batch.seconds_T)
+        def finish(self): return Scores({"toy.sharpness": self._terms.mean()}, series={"toy.sharpness": self._terms})
+
+Registered by an entry point: ``[project.entry-points."talkbench.metrics"] "toy/sharpness" = "toy:Sharpness"``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any, ClassVar
+
+from talkbench.errors import TalkbenchError, Unscorable
+from talkbench.ids import digest
+from talkbench.media.clip import ClipFacts, FrameBatch, Samples
+from talkbench.metrics.series import Terms
+from talkbench.registry import Registry, suggest
+from talkbench.schema import Better
+
+BUILTIN = {
+    "flicker": "talkbench.metrics.flicker:FlickerRunner",
+    "motion": "talkbench.metrics.motion:MotionRunner",
+    "speed": "talkbench.metrics.speed:SpeedRunner",
+    "av": "talkbench.metrics.av:AvRunner",
+}
+GROUPS = {"vbench": ("flicker",)}
+"""Names that stand for several runners; ``all`` stands for every registered one."""
+
+RUNNERS = Registry("metric", BUILTIN, "talkbench.metrics", "talkbench score --help")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One number a runner produces, with all that tables and plots need to know about it.
+
+    Attributes:
+        id: Dotted name in rows: ``vbench.temporal_flickering``.
+        label: Column head.
+        unit: Of the stored value; ``1`` for a pure number.
+        better: Direction; None if neither is better (amount of motion).
+        bounds: Least and greatest possible value, None where open; the worst one stands for missing rows.
+        scale: Factor for display only; papers print consistencies x 100.
+        digits: Decimals in tables, after scaling.
+        series: Whether the runner gives a per-frame series, from which windows and drift are derived.
+        description: One sentence for tooltips and `--help`.
+    """
+
+    id: str
+    label: str
+    unit: str = "1"
+    better: Better | None = None
+    bounds: tuple[float | None, float | None] = (None, None)
+    scale: float = 1.0
+    digits: int = 2
+    series: bool = False
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a runner wants to be given.
+
+    Attributes:
+        frames: Whether it looks at pixels at all.
+        frame_rate: Rate to which frames are converted (see `media.decode.RateConverter`); None for the file's own.
+        audio_rate_hz: Sample rate of the sound it hears; None if deaf.
+        truth: Whether it reads the ground truth of a synthetic clip.
+        timing: Whether it reads the timing events of the system.
+        weights: Names of weight files.
+    """
+
+    frames: bool = True
+    frame_rate: Fraction | None = None
+    audio_rate_hz: int | None = None
+    truth: bool = False
+    timing: bool = False
+    weights: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For runners without parameters."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where a runner computes.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+    """
+
+    device: str = "cpu"
+
+
+@dataclass
+class Scores:
+    """What a runner found in one clip.
+
+    Attributes:
+        values: Output id -> value.
+        missing: Output id -> why it has no value though the others have.
+        details: Whatever helps to understand the values; JSON.
+        series: Output id -> per-frame terms, in the unit and direction of the output.
+    """
+
+    values: dict[str, float]
+    missing: dict[str, Unscorable] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    series: dict[str, Terms] = field(default_factory=dict)
+
+
+class Runner(ABC):
+    """Base of all runners. One instance scores many clips, one after the other: `start` resets it."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    """Bumped whenever a published number can move; enters every score key."""
+    outputs: ClassVar[tuple[Output, ...]]
+    needs: ClassVar[Needs]
+    params_type: ClassVar[type] = NoParams
+    """A frozen dataclass with cited defaults; its digest enters every score key."""
+
+    def __init__(self, params: Any = None, context: Context = Context()) -> None:
+        self.params = self.params_type() if params is None else params
+        self.context = context
+
+    @abstractmethod
+    def start(self, clip: ClipFacts) -> None:
+        """Begin a clip.
+
+        Raises:
+            Unscorable: If the facts alone rule the clip out.
+        """
+
+    def update(self, batch: FrameBatch) -> None:  # noqa: B027 - runners that need no frames leave it
+        """Take the next frames, in order, in batches of any size."""
+
+    def hear(self, samples_N: Samples, first_sample: int) -> None:  # noqa: B027 - deaf runners leave it
+        """Take the next sound at `needs.audio_rate_hz`; sample 0 belongs to the time of frame 0."""
+
+    @abstractmethod
+    def finish(self) -> Scores:
+        """Return the scores of the clip.
+
+        Raises:
+            Unscorable: If the clip defeats the metric as a whole.
+        """
+
+
+def params_digest(params: Any) -> str:
+    """Return the digest under which parameters enter a score key."""
+    return digest(
+        {name: str(value) if isinstance(value, Fraction) else value for name, value in asdict(params).items()}
+    )
+
+
+def select(names: list[str]) -> tuple[type[Runner], ...]:
+    """Return the runner classes that `names` stand for, each once, in registry order.
+
+    Args:
+        names: Runner names, group names, or ``all``; each may be a comma-separated list.
+
+    Raises:
+        TalkbenchError: If a name is unknown.
+    """
+    wanted: set[str] = set()
+    known = RUNNERS.names()
+    for name in [part.strip() for entry in names for part in entry.split(",") if part.strip()]:
+        if name == "all":
+            wanted.update(known)
+        elif name in GROUPS:
+            wanted.update(GROUPS[name])
+        elif name in known:
+            wanted.add(name)
+        else:
+            raise TalkbenchError(
+                f"unknown metric {name!r}.{suggest(name, [*known, *GROUPS, 'all'])} "
+                f"Known: {', '.join(known)}; groups: {', '.join(GROUPS)}, all."
+            )
+    if not wanted:
+        raise TalkbenchError(f"no metric chosen. Known: {', '.join(known)}; groups: {', '.join(GROUPS)}, all.")
+    return tuple(RUNNERS.get(name) for name in known if name in wanted)

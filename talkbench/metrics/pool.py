@@ -1,0 +1,161 @@
+"""Processes that score jobs side by side on this machine.
+
+Each worker has its own decoder, runners and part file. A worker that dies (out of memory, a crash in native code)
+costs its clip a row with the reason and is replaced. If this process dies, each worker finishes its clip, stores it,
+and leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from talkbench.metrics.base import Context
+from talkbench.metrics.jobs import Job, Outcome, record_crash, score_job
+from talkbench.store.rows import RowWriter
+from talkbench.store.run import Run
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    job: Job | None = None
+
+
+def score_all(
+    run: Run,
+    jobs: list[Job],
+    context: Context,
+    *,
+    num_workers: int,
+    threads: int,
+    on_outcome: Callable[[Outcome], None],
+) -> None:
+    """Score all jobs; those that another process holds are awaited at the end.
+
+    Args:
+        run: Where rows go.
+        jobs: What to do.
+        context: Device of the runners.
+        num_workers: Processes; 1 works in this process.
+        threads: Decoder threads per process.
+        on_outcome: Called once per job as it ends.
+    """
+    busy: list[Job] = []
+    outcomes = _here(run, jobs, context, threads) if num_workers <= 1 or len(jobs) <= 1 else _side_by_side(
+        run, jobs, context, min(num_workers, len(jobs)), threads
+    )  # fmt: skip
+    for job, outcome in outcomes:
+        if outcome.busy:
+            busy.append(job)
+        else:
+            on_outcome(outcome)
+    if busy:
+        writer = RowWriter(run.path / "rows")
+        try:
+            for job in busy:
+                on_outcome(score_job(run, writer, job, context, threads=threads, wait=True))
+        finally:
+            writer.close()
+
+
+def _here(run: Run, jobs: list[Job], context: Context, threads: int) -> Iterator[tuple[Job, Outcome]]:
+    writer = RowWriter(run.path / "rows")
+    try:
+        for job in jobs:
+            yield job, score_job(run, writer, job, context, threads=threads)
+    finally:
+        writer.close()
+
+
+def _side_by_side(
+    run: Run, jobs: list[Job], context: Context, num_workers: int, threads: int
+) -> Iterator[tuple[Job, Outcome]]:
+    queue = deque(jobs)
+    workers = [_start(run.path, context, threads) for _ in range(num_workers)]
+    try:
+        for worker in workers:
+            _hand_over(worker, queue)
+        while any(worker.job for worker in workers):
+            ready = wait([worker.connection for worker in workers if worker.job])
+            for number, worker in enumerate(workers):
+                if worker.connection not in ready or worker.job is None:
+                    continue
+                job = worker.job
+                try:
+                    outcome = worker.connection.recv()
+                except (EOFError, ConnectionResetError):
+                    outcome = _bury(run, worker, job, context)
+                    worker = workers[number] = _start(run.path, context, threads)  # noqa: PLW2901
+                if isinstance(outcome, Exception):
+                    raise outcome
+                _hand_over(worker, queue)
+                yield job, outcome
+    finally:
+        for worker in workers:
+            worker.connection.close()
+            if worker.job is not None:
+                worker.process.terminate()
+        for worker in workers:
+            worker.process.join(timeout=10)
+
+
+def _start(run_path: Path, context: Context, threads: int) -> _Worker:
+    ours, theirs = _spawn.Pipe()
+    process = _spawn.Process(target=_work, args=(theirs, run_path, context, threads), daemon=True)
+    process.start()
+    theirs.close()
+    return _Worker(process, ours)
+
+
+def _hand_over(worker: _Worker, queue: deque[Job]) -> None:
+    worker.job = queue.popleft() if queue else None
+    if worker.job is not None:
+        worker.connection.send(worker.job)
+
+
+def _bury(run: Run, worker: _Worker, job: Job, context: Context) -> Outcome:
+    worker.process.join(timeout=10)
+    writer = RowWriter(run.path / "rows")
+    try:
+        message = f"the worker process died with exit code {worker.process.exitcode} while scoring this clip"
+        return record_crash(writer, job, context, message)
+    finally:
+        writer.close()
+
+
+def _work(connection: Connection, run_path: Path, context: Context, threads: int) -> None:
+    """Body of a worker: take jobs until the pipe closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    process = multiprocessing.current_process().pid
+    log_folder = run_path / "logs"
+    log_folder.mkdir(exist_ok=True)
+    handler = logging.FileHandler(log_folder / f"worker-{process}.log", delay=True, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger("talkbench").addHandler(handler)
+    run = Run(run_path)
+    writer = RowWriter(run_path / "rows")
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, ConnectionResetError):
+            break
+        try:
+            answer: Outcome | Exception = score_job(run, writer, job, context, threads=threads)
+        except Exception as error:  # noqa: BLE001 - the parent decides: a full disk ends the run, with its message
+            answer = error
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):
+            break
+    writer.close()

@@ -1,0 +1,314 @@
+"""Every record talkbench writes to disk, validated where it is read and where it is written.
+
+All models refuse unknown keys, NaN and infinity. `SCHEMA_VERSION` is in every record; `talkbench.migrate` lifts older
+ones. Times of day are UTC in ISO 8601; durations carry their unit in the name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "unscorable", "failed", "skipped"]
+Better = Literal["higher", "lower", "zero"]
+Tier = str
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def now() -> str:
+    """Return the time of day as the records write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _item_id(value: str) -> str:
+    if not value or len(value) > 200 or value in {".", ".."} or "/" in value or "\\" in value or _CONTROL.search(value):
+        raise ValueError(f"{value!r} cannot be an item id: 1 to 200 characters, no slash, no control character")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number; a missing value is a status, not a float")
+    return value
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if path.is_absolute() or ".." in path.parts or "\\" in value or _CONTROL.search(value):
+        raise ValueError(f"{value!r} leaves the suite's folder; asset paths are relative and contain no `..`")
+    return value
+
+
+def _fraction(value: str) -> str:
+    if Fraction(value) <= 0:
+        raise ValueError(f"{value!r} is not a positive rate")
+    return value
+
+
+ItemId = Annotated[str, AfterValidator(_item_id)]
+Finite = Annotated[float, AfterValidator(_finite)]
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Rate = Annotated[str, AfterValidator(_fraction)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Record(BaseModel):
+    """Base of everything on disk."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="null", allow_inf_nan=False)
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return self.model_dump_json()
+
+
+class Asset(Record):
+    """A file an item needs."""
+
+    path: RelativePath = Field(description="Relative to the suite's folder.")
+    sha256: Sha256
+
+
+class Item(Record):
+    """One line of a manifest: what a system is given, and how the clip is grouped in statistics."""
+
+    id: ItemId
+    tier: Tier = Field(description="Block of the table: short, long.")
+    identity: str = Field(description="Who speaks; clips of one identity are resampled together.")
+    duration_seconds: Finite = Field(gt=0)
+    language: str = "und"
+    tags: tuple[str, ...] = ()
+    licence: str = "unknown"
+    seed: int = 0
+    text: str | None = None
+    image: Asset | None = None
+    audio: Asset | None = None
+    generator: dict[str, Any] | None = Field(default=None, description="How to make the assets, for synthetic suites.")
+
+
+class TierRule(Record):
+    """What belongs in a block of the table."""
+
+    name: Tier
+    title: str
+    num_items: int | None = Field(default=None, description="Size of the frozen list; null while it is open.")
+    min_seconds: Finite = 0.0
+    max_seconds: Finite | None = None
+
+    def admits(self, duration_seconds: float) -> bool:
+        """Tell whether a clip of this length belongs here (minimum included, maximum not)."""
+        return self.min_seconds <= duration_seconds and (
+            self.max_seconds is None or duration_seconds < self.max_seconds
+        )
+
+
+class Suite(Record):
+    """A versioned list of items; `items` is null while a suite's list is not frozen."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    version: int
+    title: str
+    description: str
+    licence: str
+    tiers: tuple[TierRule, ...]
+    items: tuple[Item, ...] | None = None
+
+    @property
+    def id(self) -> str:
+        """Name and version, as it enters keys and tables: ``short.v1``."""
+        return f"{self.name}.v{self.version}"
+
+
+class Chunk(Record):
+    """Frames that became available together."""
+
+    done_ns: int = Field(description="Monotonic clock, when the frames were on the host.")
+    num_frames: int = Field(gt=0)
+
+
+class Timing(Record):
+    """When a system did what, on one monotonic clock; what every speed number is computed from."""
+
+    scenario: Literal["single", "stream", "offline"] = "single"
+    job_received_ns: int
+    first_frame_ns: int
+    chunks: tuple[Chunk, ...]
+    file_closed_ns: int
+    device: str = Field(description="What the system ran on.")
+    num_devices: int = 1
+    warmed_up: bool = Field(default=False, description="Whether a job of the same shape had run before in the process.")
+
+
+class Truth(Record):
+    """What is known about a synthetic clip because the suite drew it."""
+
+    frame_rate: Rate
+    mouth_opening: tuple[Finite, ...] = Field(description="Per frame, 0 closed to 1 wide open, sampled at mid-frame.")
+    audio_offset_frames: Finite = Field(description="How many frames the audio was delayed against the mouth.")
+    identity: str
+    scene: dict[str, Any] = Field(default_factory=dict, description="Framing, camera and drawing parameters.")
+
+
+class Sidecar(Record):
+    """`<clip>.clip.json` beside a clip: optional, written by `talkbench generate` or by hand."""
+
+    schema_version: int = SCHEMA_VERSION
+    item: ItemId | None = None
+    system: str | None = None
+    job_key: str | None = Field(default=None, description="Key of the generation job, so that it is not run twice.")
+    settings: dict[str, Any] = Field(default_factory=dict)
+    timing: Timing | None = None
+    truth: Truth | None = None
+
+
+class VideoFacts(Record):
+    """What the container says about the picture, before decoding."""
+
+    codec: str
+    width: int
+    height: int
+    frame_rate: Rate
+    num_frames: int | None = Field(description="As the container states it; null if it does not.")
+    pixel_format: str
+    bit_depth: int
+    has_alpha: bool
+    colour_matrix: str = Field(description="Matrix used for the conversion to RGB.")
+    colour_range: Literal["limited", "full"]
+    colour_tagged: bool = Field(description="False if the matrix is our default, not the file's tag.")
+    rotation_degrees: int = 0
+
+
+class AudioFacts(Record):
+    """What the container says about the sound."""
+
+    codec: str
+    rate_hz: int
+    num_channels: int
+    duration_seconds: Finite | None
+
+
+class DecodedFacts(Record):
+    """What one full decode found."""
+
+    num_frames: int
+    duration_seconds: Finite
+    variable_frame_rate: bool
+    pixels_digest: str = Field(description="xxh3-128 of size and RGB bytes of every frame, after colour conversion.")
+    audio_seconds: Finite | None = None
+    waveform: tuple[Finite, ...] = Field(default=(), description="Peak level per `waveform_seconds`, 0 to 1.")
+    waveform_seconds: Finite = 0.1
+
+
+class Problem(Record):
+    """Why a clip or an output has no value."""
+
+    status: Literal["unscorable", "failed", "skipped"]
+    reason: str
+    message: str
+
+
+class ClipRecord(Record):
+    """One file of one system, as found by the last scan."""
+
+    schema_version: int = SCHEMA_VERSION
+    clip_key: str
+    system: str
+    item: str
+    tier: Tier
+    identity: str
+    path: str
+    size_bytes: int
+    modified_ns: int
+    sha256: str
+    sidecar_sha256: str | None = None
+    problem: Problem | None = Field(default=None, description="Set if the file cannot be used at all.")
+    video: VideoFacts | None = None
+    audio: AudioFacts | None = None
+    decoded: DecodedFacts | None = None
+    notes: tuple[str, ...] = Field(default=(), description="What a reader should know: rotated, variable rate, 10-bit.")
+    written_at: str = Field(default_factory=now)
+
+
+class Windows(Record):
+    """A metric along the clip, for drift curves: entry i covers [i, i+1) x `seconds`."""
+
+    seconds: Finite
+    values: tuple[Finite | None, ...]
+
+
+class ScoreRow(Record):
+    """One number about one clip, or the reason why there is none."""
+
+    schema_version: int = SCHEMA_VERSION
+    score_key: str
+    clip_key: str
+    item: str
+    system: str
+    tier: Tier
+    identity: str
+    metric: str
+    metric_version: str
+    params: str = Field(description="Digest of the runner's parameters.")
+    output: str
+    value: Finite | None
+    unit: str
+    status: Status
+    reason: str | None = None
+    message: str | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+    windows: Windows | None = None
+    weights: dict[str, str] = Field(default_factory=dict, description="Weight file -> sha256.")
+    weights_kind: Literal["none", "released", "unverified", "mini-domain"] = "none"
+    clip_sha256: str
+    pixels_digest: str | None = None
+    env: str
+    device: str
+    seconds: Finite = Field(description="Wall time of the pass over the clip, shared by all its rows.")
+    reused_from: str | None = Field(default=None, description="Run whose row this is a copy of.")
+    written_at: str = Field(default_factory=now)
+
+    def model_post_init(self, _context: Any) -> None:
+        """Refuse a value without `ok` and `ok` without a value."""
+        if (self.value is None) == (self.status == "ok"):
+            raise ValueError(f"{self.output}: status {self.status!r} with value {self.value!r}")
+
+
+class SystemRecord(Record):
+    """A system that takes part in a run."""
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    kind: Literal["folder", "generated"]
+    path: str
+    description: str = ""
+    written_at: str = Field(default_factory=now)
+
+
+class RunRecord(Record):
+    """`run.json`: what the run is about. Written once."""
+
+    schema_version: int = SCHEMA_VERSION
+    suite: Suite
+    created_at: str = Field(default_factory=now)
+
+
+class SessionRecord(Record):
+    """One invocation that added something to a run: configuration as given, and provenance."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: str
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    started_at: str
+    ended_at: str | None = None
+    outcome: str = "running"

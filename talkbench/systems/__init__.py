@@ -1,0 +1,1 @@
+"""Systems under test: folders of clips, and the known-answer systems that generate their own."""

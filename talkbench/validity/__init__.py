@@ -1,0 +1,1 @@
+"""Do the scores react to what they should react to?"""

@@ -1,0 +1,48 @@
+"""What is installed, and what importing costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+from tests.support import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_folder_with_code_is_in_the_package_list() -> None:
+    listed = set(PROJECT["tool"]["setuptools"]["packages"])
+    mapped = PROJECT["tool"]["setuptools"]["package-dir"]
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "talkbench").rglob("*.py")}
+    for new, old in mapped.items():
+        found |= {
+            new + str(p.parent.relative_to(ROOT / old)).replace(".", "").replace("/", ".")
+            for p in (ROOT / old).rglob("*.py")
+        }
+    assert listed == found
+
+
+def test_every_data_file_is_matched_by_a_package_data_glob() -> None:
+    globs = PROJECT["tool"]["setuptools"]["package-data"]
+    for package, folder in (("talkbench", "talkbench"), ("talkbench_reports", "reports")):
+        data = {p for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc", ".md"}}
+        shipped = {match for pattern in globs[package] for match in (ROOT / folder).glob(pattern)}
+        assert data == shipped, f"{package}: {sorted(map(str, data ^ shipped))}"
+
+
+def test_importing_talkbench_and_its_help_load_nothing_heavy() -> None:
+    code = (
+        "import sys, talkbench, talkbench.cli.app as a; a._mount_commands(); "
+        "heavy = {'torch', 'av', 'numpy', 'pandas', 'scipy', 'matplotlib', 'pydantic'} & set(sys.modules); "
+        "print(sorted(heavy))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_exist() -> None:
+    import talkbench
+
+    for name in talkbench.__all__:
+        assert getattr(talkbench, name) is not None
