@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from talkbench.errors import TalkbenchError
@@ -15,6 +16,7 @@ from .spec import Spec
 from .table import ABSENT, Block, Cell, Column, Footnotes, Rank, Row, Table, number
 
 STILL_PERCENT_PER_SECOND = 0.1
+WORST = "#worst"
 
 Measured = dict[tuple[str, str], aggregate.Column]
 
@@ -52,7 +54,7 @@ def table(
     if not shown:
         raise TalkbenchError(f"{run.path} has no value for {spec.title!r}. It needs: {spec.needs}.")
     notes = Footnotes()
-    columns = tuple(_head(output, measured, notes) for output in shown)
+    columns = tuple(column for output in shown for column in _heads(output, measured, notes))
     blocks = tuple(
         Block(rule.title, tuple(_row(system, rule.name, shown, measured, rows, notes) for system in chosen))
         for rule in run.suite.tiers
@@ -70,8 +72,26 @@ def table(
 
 def _policy(policy: aggregate.Policy) -> str:
     if policy == "complete":
-        return "Missing rows: each column is averaged over the clips for which every system has a value."
+        return (
+            "Missing rows: each column is averaged over the clips for which every system has a value, if there are any."
+        )
     return "Missing rows: each system is averaged over its own clips."
+
+
+def _heads(output: Output, measured: Measured, notes: Footnotes) -> list[Column]:
+    """Return the column of an output, and a worst-case column beside it where coverage differs."""
+    head = _head(output, measured, notes)
+    unequal = any(
+        cell.worst_case is not None
+        for (_, name), column in measured.items()
+        if name == output.id
+        for cell in column.cells.values()
+    )
+    if not unequal:
+        return [head]
+    text = "Worst case: the worst possible value stands in for every missing clip."
+    worst = replace(head, id=output.id + WORST, label=f"{output.label} worst case", marks=(notes.mark(text),))
+    return [head, worst]
 
 
 def _head(output: Output, measured: Measured, notes: Footnotes) -> Column:
@@ -101,6 +121,7 @@ def _row(
             continue
         ranks = _ranks(column, tier, rows)
         cells[output.id] = _cell(found, output, ranks.get(system), notes)
+        cells[output.id + WORST] = _worst_cell(found, output)
         counts.append((found.num_used, found.num_expected))
     most = max(counts, default=(0, 0))
     marks = (
@@ -122,8 +143,6 @@ def _cell(found: aggregate.Cell, output: Output, rank: Rank | None, notes: Footn
     if found.num_ok < found.num_expected:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.reasons.items()))
         marks.append(notes.mark(f"{found.num_ok} of {found.num_expected} clips have a value ({reasons})."))
-    if found.worst_case is not None:
-        marks.append(notes.mark(f"With the worst value in every gap: {number(found.worst_case, column)}."))
     return Cell(
         text,
         value=interval.mean,
@@ -131,10 +150,16 @@ def _cell(found: aggregate.Cell, output: Output, rank: Rank | None, notes: Footn
         high=interval.high,
         num_used=found.num_used,
         num_expected=found.num_expected,
-        worst_case=found.worst_case,
         rank=rank,
         marks=tuple(marks),
     )
+
+
+def _worst_cell(found: aggregate.Cell, output: Output) -> Cell:
+    """Return the mean with every gap filled by the worst value; a system without gaps keeps its own."""
+    assert found.interval is not None  # noqa: S101 - the caller asked
+    value = found.interval.mean if found.worst_case is None else found.worst_case
+    return Cell(number(value, Column(output.id, output.label, scale=output.scale, digits=output.digits)), value=value)
 
 
 def _absent(found: aggregate.Cell | None, notes: Footnotes) -> Cell:

@@ -10,10 +10,15 @@ import typer
 
 def report(
     spec: Annotated[
-        str, typer.Argument(help="table1, table2, table3, table4, drift, speed, page, or the path of a .yaml spec.")
+        str,
+        typer.Argument(
+            help="table1, table2, table3, table4, drift, speed, figures, page, or the path of a .yaml spec."
+        ),
     ],
     run: Annotated[Path, typer.Option("--run", "-r", help="Run folder.")],
-    format: Annotated[str, typer.Option(help="Files to write: md, tex, csv, html; several by commas.")] = "",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str, typer.Option(help="Files to write: md, tex, csv, html (figures: svg, png, pdf); several by commas.")
+    ] = "",
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for files; RUN/report by default.")] = None,
     system: Annotated[
         list[str] | None, typer.Option("--system", "-s", help="Only these systems, in this order.")
@@ -36,6 +41,12 @@ def report(
 
     opened = Run(run)
     folder = out or opened.path / "report"
+    if spec == "figures":
+        from . import figures
+
+        for path in figures.write(opened, folder, _names(format) or ("svg", "png", "pdf")):
+            console.say(str(path))
+        return
     if spec == "page":
         from . import html
 
@@ -45,5 +56,9 @@ def report(
     if not format:
         make.show(tables, console.out)
         return
-    for path in make.write(tables, folder, [name.strip() for name in format.split(",") if name.strip()]):
+    for path in make.write(tables, folder, _names(format)):
         console.say(str(path))
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from talkbench.metrics import drift
 from talkbench.metrics.base import Output
 from talkbench.schema import ClipRecord, Item, SystemRecord
 from talkbench.stats import aggregate
@@ -26,8 +27,6 @@ from .table import Column, number
 
 FORMAT = 1
 SIGNIFICANT_DIGITS = 7
-SEAM_NOISE_SIGMA = 3.0
-"""Seams below this are noise (talkbench.metrics.drift), so their period is not shown."""
 SMALLEST_SHARE = 0.5
 """A mean curve ends where fewer than this share of its clips go on."""
 
@@ -58,14 +57,8 @@ class Source:
         """Read a run."""
         systems = tuple(run.systems())
         names = {system.name for system in systems}
-        found = [clip for clip in run.clips() if clip.system in names]
-        paths = {clip.path for clip in found}
-        rows = [
-            row | {"message": without_path(row["message"], paths)} if row["message"] else row
-            for row in run.current_rows()
-            if row["system"] in names
-        ]
-        clips = tuple(_brief(clip, paths) for clip in found)
+        clips = tuple(clip for clip in run.clips() if clip.system in names)
+        rows = [row for row in run.current_rows() if row["system"] in names]
         outputs = aggregate.known_outputs()
         outputs |= {name: Output(name, name) for name in sorted({row["output"] for row in rows} - outputs.keys())}
         return cls(run, systems, clips, rows, outputs)
@@ -136,19 +129,6 @@ def relative_url(path: Path, folder: Path) -> str:
     return "/".join(quote(part, safe="", errors="surrogateescape") for part in parts)
 
 
-def without_path(message: str, paths: set[str]) -> str:
-    """Return a message without the file it begins with: the page says which clip it is, and paths are a machine's.
-
-    Clips with equal bytes share a message, so the path may be that of another clip.
-    """
-    end = message.find(": ")
-    while end >= 0:
-        if message[:end] in paths:
-            return message[end + 2 :].replace(f": {message[:end]!r}", "")
-        end = message.find(": ", end + 1)
-    return message
-
-
 def drift_groups(source: Source) -> list[tuple[str, str]]:
     """Return (tier, output) of everything that has drift values, in the order of tiers and outputs."""
     tiers = [rule.name for rule in source.run.suite.tiers]
@@ -183,13 +163,6 @@ def mean_curve(rows: Sequence[Row]) -> list[float | None]:
         present = [values[at] for values in going_on if values[at] is not None]
         means.append(_short(sum(present) / len(present)) if present else None)
     return means
-
-
-def _brief(clip: ClipRecord, paths: set[str]) -> ClipRecord:
-    if clip.problem is None:
-        return clip
-    message = without_path(clip.problem.message, paths)
-    return clip.model_copy(update={"problem": clip.problem.model_copy(update={"message": message})})
 
 
 def _items(source: Source) -> list[Data]:
@@ -371,7 +344,7 @@ def _texts(column: aggregate.Column | None) -> dict[str, str]:
 
 def _common_period(clips: list[Data]) -> int | None:
     """Return the period of the strongest seam above noise, if any."""
-    strong = [clip for clip in clips if clip.get("seam_strength", 0.0) >= SEAM_NOISE_SIGMA and clip.get("period")]
+    strong = [clip for clip in clips if clip.get("seam_strength", 0.0) >= drift.SEAM_NOISE_SIGMA and clip.get("period")]
     if not strong:
         return None
     return int(max(strong, key=lambda clip: clip["seam_strength"])["period"])

@@ -17,7 +17,7 @@ from .table import Block, Cell, Column, Row, Table
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--", "↑": r"$\uparrow$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--", "↑": r"$\uparrow$",
     "↓": r"$\downarrow$", "→0": r"$\to 0$", "<": r"\textless{}", ">": r"\textgreater{}",
 }  # fmt: skip
 _TEX_PATTERN = re.compile("|".join(re.escape(symbol) for symbol in sorted(_TEX, key=len, reverse=True)))
@@ -103,7 +103,7 @@ def comma_separated(table: Table) -> str:
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(
         ["table", "block", "system", "output", "label", "value", "low", "high", "clips_used", "clips_expected",
-         "worst_case", "rank", "printed", "quoted", "unit", "notes"]
+         "rank", "printed", "quoted", "unit", "notes"]
     )  # fmt: skip
     for block in table.blocks:
         for row in block.rows:
@@ -165,14 +165,14 @@ def _html_cell(cell: Cell | None) -> str:
 def _csv_line(table: Table, block: Block, row: Row, column: Column) -> list[object]:
     cell = row.cells.get(column.id)
     if cell is None:
-        return [table.name, block.title, row.label, column.id, column.label, *[""] * 11]
+        return [table.name, block.title, row.label, column.id, column.label, *[""] * 10]
     notes = " ".join(
         table.footnotes[mark] for mark in (*column.marks, *row.marks, *cell.marks) if mark in table.footnotes
     )
     return [
         table.name, block.title, row.label, column.id, column.label,
         _full(cell.value), _full(cell.low), _full(cell.high), cell.num_used or "", cell.num_expected or "",
-        _full(cell.worst_case), cell.rank or "", cell.text, "yes" if cell.quoted else "no", column.unit, notes,
+        cell.rank or "", cell.text, "yes" if cell.quoted else "no", column.unit, notes,
     ]  # fmt: skip
 
 

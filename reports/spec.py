@@ -46,7 +46,7 @@ def load(name: str) -> Spec:
     """
     source = Path(name) if name.endswith((".yaml", ".yml")) else folder() / "specs" / f"{name}.yaml"
     if not source.is_file():
-        known = [*names(), "page"]
+        known = [*names(), "figures", "page"]
         raise TalkbenchError(
             f"unknown report {name!r}.{suggest(name, known)} Known: {', '.join(known)}, or the path of a .yaml spec."
         )

@@ -51,7 +51,6 @@ class Cell:
         high: Upper end.
         num_used: Clips in the mean.
         num_expected: Clips that should be.
-        worst_case: Mean with the worst value in every gap; None where coverage is equal.
         rank: Best or second in its column and block; quoted cells have none.
         marks: Footnote marks.
         quoted: Whether the value was printed by somebody else rather than measured here.
@@ -63,7 +62,6 @@ class Cell:
     high: float | None = None
     num_used: int = 0
     num_expected: int = 0
-    worst_case: float | None = None
     rank: Rank | None = None
     marks: tuple[str, ...] = ()
     quoted: bool = False
@@ -145,5 +143,5 @@ class Footnotes:
 
 
 def number(value: float, column: Column) -> str:
-    """Return a stored value as the column prints it."""
-    return f"{value * column.scale:.{column.digits}f}"
+    """Return a stored value as the column prints it, with a true minus sign."""
+    return f"{value * column.scale:.{column.digits}f}".replace("-", "−")

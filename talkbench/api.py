@@ -195,6 +195,11 @@ def status(run_folder: PathLike) -> dict[str, Any]:
         "suite": opened.suite.id,
         "systems": systems,
         "problems": [{"status": s, "reason": r, "rows": n} for (s, r), n in problems.most_common()],
+        "failed_clips": [
+            {"clip": f"{record.system}/{record.item}", "path": record.path, "message": record.problem.message}
+            for record in records
+            if record.problem is not None
+        ],
         "notes": _clip_notes(records),
         "next": _next_command(opened.path, left, failed, bool(rows)),
     }

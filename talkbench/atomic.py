@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,23 +14,22 @@ _TAIL_BLOCK_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
-def replacing(path: Path, mode: str = "w") -> Iterator[IO[str]]:
+def replacing(path: Path) -> Iterator[IO[str]]:
     """Yield a text file that becomes `path` on success and vanishes on failure.
 
     The temporary file lies in the same folder, is fsynced, and is renamed over `path`, so a reader sees the old
     content or the new one, never a part. Parents are created.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
+    partial = path.with_name(f".{path.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        with os.fdopen(handle, mode, encoding="utf-8") as file:
+        with partial.open("x", encoding="utf-8") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        partial.replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(name).unlink()
+        partial.unlink(missing_ok=True)
         raise
 
 

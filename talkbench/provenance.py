@@ -90,10 +90,13 @@ def git_state(folder: Path | None = None) -> dict[str, str | bool]:
 
 def describe(device: str = "cpu") -> dict[str, object]:
     """Return the provenance of a session, ready for JSON."""
+    from talkbench.media.decode import POLICY
+
     return {
         "environment": environment_id(),
         "packages": package_versions(),
         "decoder": decoder_build(),
+        "decode_policy": POLICY,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(device),

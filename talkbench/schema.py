@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -291,7 +292,7 @@ class SystemRecord(Record):
     kind: Literal["folder", "generated"]
     path: str
     description: str = ""
-    written_at: str = Field(default_factory=now)
+    joined_ns: int = Field(default_factory=time.time_ns, description="Order of joining, which is the order of tables.")
 
 
 class RunRecord(Record):

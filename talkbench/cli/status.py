@@ -35,6 +35,10 @@ def status(
     console.out.print(table)
     for problem in found["problems"]:
         console.out.print(f"  {problem['rows']} rows {problem['status']}: {problem['reason']}")
+    for clip in found["failed_clips"][:10]:
+        console.out.print(f"  {clip['clip']}: {clip['message']} ({clip['path']})", markup=False, soft_wrap=True)
+    if len(found["failed_clips"]) > 10:
+        console.out.print(f"  and {len(found['failed_clips']) - 10} more clips (--json)")
     for note in found["notes"][:10]:
         console.out.print(f"  {escape(note['clip'])}: {escape(note['note'])}", soft_wrap=True)
     if len(found["notes"]) > 10:

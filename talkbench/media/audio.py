@@ -51,7 +51,9 @@ def blocks(path: Path, rate_hz: int, *, first_frame_seconds: float = 0.0) -> Ite
                     yield block
         except (av.error.FFmpegError, EOFError) as error:
             seconds = next_sample / rate_hz
-            raise Unscorable("corrupt-audio", f"the audio breaks off after {seconds:.2f} s: {error}") from error
+            raise Unscorable(
+                "corrupt-audio", f"the audio breaks off after {seconds:.2f} s: {probe.plain(error)}"
+            ) from error
 
 
 def load(path: Path, rate_hz: int) -> Samples:

@@ -109,7 +109,9 @@ class VideoReader:
             yield from self._container.decode(self._stream)
         except (av.error.FFmpegError, EOFError) as error:
             self._refuse_truncated()
-            raise Undecodable("corrupt", f"decoding stops after {self.num_frames} frames: {error}") from error
+            raise Undecodable(
+                "corrupt", f"decoding stops after {self.num_frames} frames: {probe.plain(error)}"
+            ) from error
         self._refuse_truncated()
 
     def _refuse_truncated(self) -> None:

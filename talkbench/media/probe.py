@@ -47,7 +47,7 @@ def open_clip(path: Path) -> Iterator[InputContainer]:
     except PermissionError as error:
         raise Undecodable("unreadable", f"cannot read the file: {error.strerror}") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise Undecodable("not-a-video", f"no demuxer accepts the file ({error}); is it truncated?") from error
+        raise Undecodable("not-a-video", f"no demuxer accepts the file ({plain(error)}); is it truncated?") from error
     with container:
         yield container
 
@@ -100,7 +100,7 @@ def probe(path: Path) -> ClipProbe:
         try:
             first = next(container.decode(stream), None)
         except (av.error.FFmpegError, EOFError) as error:
-            raise Undecodable("no-frames", f"the first frame cannot be decoded: {error}") from error
+            raise Undecodable("no-frames", f"the first frame cannot be decoded: {plain(error)}") from error
         if first is None:
             raise Undecodable("no-frames", "the video track has no frames")
         return ClipProbe(_video_facts(stream, first), _audio_facts(container), float(first.time or 0.0))
@@ -149,3 +149,8 @@ def is_cut_short(path: Path, container: InputContainer) -> bool:
     """Tell whether the index of a track promises bytes that the file does not have."""
     size = path.stat().st_size
     return any(e.pos >= 0 and e.pos + e.size > size for stream in container.streams for e in stream.index_entries)
+
+
+def plain(error: Exception) -> str:
+    """Return what FFmpeg says, without the path that it appends: the clip's record has it."""
+    return str(getattr(error, "strerror", None) or error)

@@ -24,6 +24,8 @@ SHORTEST_PERIOD = 8
 LONGEST_PERIOD = 125
 MIN_REPEATS = 10
 SAME_JUMP = 0.6
+SEAM_NOISE_SIGMA = 2.0
+"""Clips without seams rarely reach this."""
 _MAD_TO_SIGMA = 1.4826
 
 Curve = NDArray[np.float64]
@@ -58,7 +60,8 @@ def outputs(base: Output) -> tuple[Output, ...]:
             better="lower",
             bounds=(0.0, None),
             digits=1,
-            description=f"Jump in {what} that repeats every p frames, in robust standard deviations; under 2 is noise.",
+            description=f"Jump in {what} that repeats every p frames, in robust standard deviations; "
+            f"under {SEAM_NOISE_SIGMA:g} is noise.",
         ),
     )
 

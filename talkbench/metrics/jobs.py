@@ -157,7 +157,7 @@ def _sidecar(path: Path) -> Sidecar | Problem | None:
     try:
         return read_sidecar(path)
     except TalkbenchError as error:
-        return Problem(status="failed", reason="bad-sidecar", message=str(error))
+        return Problem(status="failed", reason="bad-sidecar", message=str(error).replace(f"{path.parent}/", ""))
 
 
 def _still_missing(run: Run, job: Job) -> tuple[Metric, ...]:

@@ -51,7 +51,7 @@ def displacement_px(first_HW: Luma, second_HW: Luma, noise_levels: float) -> flo
     both = first_HW + second_HW
     slope_x, slope_y = both[1:-1, 2:] - both[1:-1, :-2], both[2:, 1:-1] - both[:-2, 1:-1]
     gradient = (slope_x * slope_x + slope_y * slope_y) / np.float32(16)
-    weight = float(gradient.sum()) + gradient.size * float(noise)
+    weight = float(gradient.sum()) + float(gradient.size * noise)
     return float(np.sqrt(np.maximum(moved, 0) * gradient).sum()) / weight
 
 

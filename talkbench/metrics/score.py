@@ -146,7 +146,7 @@ def score_clip(
         try:
             record = _Pass(record, sidecar, lanes, threads).run()
         except Unscorable as error:
-            problem = Problem(status=error.status, reason=error.reason, message=f"{record.path}: {error.message}")
+            problem = Problem(status=error.status, reason=error.reason, message=error.message)
             record = record.model_copy(update={"problem": problem})
     if record.problem is not None:
         for lane in lanes:

@@ -102,13 +102,13 @@ class Run:
             known = read_record(path, SystemRecord)
             if (known.path, known.kind, known.description) == (record.path, record.kind, record.description):
                 return
-            record = record.model_copy(update={"written_at": known.written_at})
+            record = record.model_copy(update={"joined_ns": known.joined_ns})
         atomic.write_text(path, record.model_dump_json(indent=1) + "\n")
 
     def systems(self) -> list[SystemRecord]:
         """Return the systems in the order in which they joined."""
         records = [read_record(path, SystemRecord) for path in (self.path / "systems").glob("*.json")]
-        return sorted(records, key=lambda record: (record.written_at, record.name))
+        return sorted(records, key=lambda record: (record.joined_ns, record.name))
 
     def put_clip(self, record: ClipRecord) -> None:
         """Write or replace a clip's record."""

@@ -171,13 +171,11 @@ def _record(suite: Suite, items: dict[str, Item] | None, system: str, item_id: s
 
 def _probe(path: Path) -> tuple[ClipProbe | None, Problem | None]:
     if not _is_text(path):
-        return None, Problem(
-            status="failed", reason="file-name", message=f"{_text(path)}: the name is not UTF-8; rename the file"
-        )
+        return None, Problem(status="failed", reason="file-name", message="the file name is not UTF-8; rename the file")
     try:
         return probe(path), None
     except Unscorable as error:
-        return None, Problem(status=error.status, reason=error.reason, message=f"{path}: {error.message}")
+        return None, Problem(status=error.status, reason=error.reason, message=error.message)
 
 
 def _outside(suite: Suite, facts: ClipProbe) -> Problem | None:

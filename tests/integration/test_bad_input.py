@@ -210,7 +210,7 @@ MESSAGES = [
     (["score", "{clips}/ours", "--out", "{tmp}/r", "--suite", "shrt"], 2, "Did you mean 'short'"),
     (["score", "{clips}/ours", "--out", "{tmp}/file.txt"], 2, "file.txt is a file; --out names a folder"),
     (["score", "{clips}/ours", "--out", "{tmp}/r", "--config", "{tmp}/wrong.yaml"], 2, "unknown key 'metric'. Did you"),
-    (["score", "{clips}/ours", "--out", "{tmp}/r", "--config", "{tmp}/params.yaml"], 2, "no parameter 'noise_level'. Did"),
+    (["score", "{clips}/ours", "--out", "{tmp}/r", "--config", "{tmp}/params.yaml"], 2, "no parameter 'noise_level'."),
     (["score", "{clips}/ours", "--out", "{tmp}/r", "--suite", "{tmp}/twice.jsonl"], 2, "ids stand more than once: x"),
     (["score", "{clips}/ours", "--out", "{tmp}/r", "--suite", "{tmp}/broken.jsonl"], 2, "line 1: not JSON"),
     (["status", "{tmp}/empty"], 2, "is not a run folder (no run.json). Make one with `talkbench score"),

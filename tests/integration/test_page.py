@@ -244,7 +244,7 @@ def test_curves_stand_on_the_axis_of_the_players_and_hover_says_their_values(vis
 
 def test_sorting_orders_rows_inside_their_block_with_missing_values_last(visit: Callable[..., Any]) -> None:
     page = visit()
-    head = page.locator("#table1 th", has_text="Temporal-F")
+    head = page.locator("#table1 th", has_text="Temporal-F ↑").first
     head.get_by_role("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"

@@ -19,6 +19,7 @@ from talkbench.store.run import Run
 from tests.support import row
 from tests.unit.stats.test_stats import suite
 
+FLICKER = "vbench.temporal_flickering"
 NASTY = "<script>alert('x')</script> & 100 % _$#{}~^\\ | *a* `b` ±"
 
 
@@ -85,7 +86,8 @@ def test_missing_clips_are_counted_with_their_reason_in_a_footnote(tmp_path: Pat
     table = measured(stored(tmp_path / "r", rows))
     notes = " ".join(table.footnotes[mark] for mark in cell(table, "b").marks)
     assert "9 of 12 clips have a value (3 one-frame)" in notes
-    assert "worst value in every gap" in notes
+    assert cell(table, "b", f"{FLICKER}#worst").value == pytest.approx(sum(0.8 + 0.001 * i for i in range(9)) / 12)
+    assert cell(table, "a", f"{FLICKER}#worst").value == cell(table, "a").value
     assert next(r.clips for r in table.blocks[0].rows if r.label == "b") == "9/12"
 
 

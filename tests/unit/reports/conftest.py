@@ -38,9 +38,7 @@ class RunMaker:
         self.run = Run.open_or_create(path, suite.model_copy(update={"items": items and tuple(items)}))
 
     def system(self, name: str, kind: Any = "folder") -> None:
-        number = len(self.run.systems())
-        at = f"2026-01-01T00:00:{number:02d}.000Z"
-        self.run.add_system(SystemRecord(name=name, kind=kind, path=f"/clips/{key(name)}", written_at=at))
+        self.run.add_system(SystemRecord(name=name, kind=kind, path=f"/clips/{key(name)}"))
 
     def clip(self, system: str, item: str, path: Path | None = None, **changes: Any) -> ClipRecord:
         """Add a clip; without a path its file is made, empty, under the run's parent folder."""
@@ -68,7 +66,7 @@ class RunMaker:
     def broken(self, system: str, item: str, message: str = "no video stream") -> None:
         """Add a clip that cannot be used, as a scan records it, and its failed row."""
         path = self.run.path.parent / "clips" / f"{item}.mp4"
-        problem = Problem(status="failed", reason="not-a-video", message=f"{path}: {message}")
+        problem = Problem(status="failed", reason="not-a-video", message=message)
         self.clip(system, item, path, problem=problem, video=None, audio=None, decoded=None)
         self.score(system, item, None, status="failed", reason="not-a-video", message=problem.message)
 

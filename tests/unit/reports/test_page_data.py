@@ -78,14 +78,6 @@ def test_no_absolute_path_enters_the_data(small_run: Run, tmp_path: Path) -> Non
     assert str(tmp_path) not in page_data.to_script(collect(small_run))
 
 
-@pytest.mark.parametrize("path", ["/clips/a: b's.mp4", "/clips/other.mp4"])
-def test_messages_lose_the_path_they_begin_with_even_if_it_is_another_clips(path: str) -> None:
-    known = {"/clips/a: b's.mp4", "/clips/other.mp4"}
-    said = f"{path}: cannot be read ([Errno 1] invalid: {path!r}); is it truncated?"
-    assert page_data.without_path(said, known) == "cannot be read ([Errno 1] invalid); is it truncated?"
-    assert page_data.without_path("mouth and sound agree: hardly", known) == "mouth and sound agree: hardly"
-
-
 def test_a_file_that_is_gone_is_a_problem_not_a_dead_link(make_run: Callable[..., Any], tmp_path: Path) -> None:
     maker = make_run()
     maker.system("ours")
