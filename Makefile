@@ -9,17 +9,15 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 $(VENV)/core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems, print Table 1, write the page
 	$(BIN)/talkbench run mini --system known --out runs/demo
-	$(BIN)/talkbench report table1 --run runs/demo
-	$(BIN)/talkbench report drift --run runs/demo
 	$(BIN)/talkbench report page --run runs/demo
 
 test: $(VENV)/dev lint   ## every test; those of the page need a Chromium and say so if there is none
@@ -35,7 +33,7 @@ bench: $(VENV)/dev   ## time and memory, as ratios in one run
 
 lock:   ## constraints.txt from a clean environment with the newest releases
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(VENV)/lock/bin/python -m pip install -qq --disable-pip-version-check -e ".[dev]"
 	$(VENV)/lock/bin/python -m pip freeze --exclude-editable > constraints.txt
 	rm -rf $(VENV)/lock
 

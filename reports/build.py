@@ -165,8 +165,8 @@ def _worst_cell(found: aggregate.Cell, output: Output) -> Cell:
 def _absent(found: aggregate.Cell | None, notes: Footnotes) -> Cell:
     if found is None or not found.reasons:
         return ABSENT
-    reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(found.reasons.items()))
-    return Cell(ABSENT.text, num_expected=found.num_expected, marks=(notes.mark(f"No clip has a value ({reasons})."),))
+    mark = notes.mark(f"No clip has a value ({', '.join(sorted(found.reasons))}).")
+    return Cell(ABSENT.text, num_expected=found.num_expected, marks=(mark,))
 
 
 def _ranks(column: aggregate.Column, tier: str, rows: list[dict[str, Any]]) -> dict[str, Rank]:
@@ -234,11 +234,12 @@ def _hidden(spec: Spec, shown: list[Output], rows: list[dict[str, Any]]) -> dict
     missing = [output for output in spec.outputs if output not in {o.id for o in shown}]
     if not missing:
         return {}
-    told = []
+    told: dict[str, list[str]] = {}
     for output in missing:
         label = known[output].label if output in known else spec.labels.get(output, output)
         own = [row for row in rows if row["output"] == output]
         reasons = sorted({row["reason"] for row in own if row["reason"]})
         why = ", ".join(reasons) if reasons else ("not scored" if output in known else "no runner in this version")
-        told.append(f"{label} ({why})")
-    return {"*": f"Not shown: {'; '.join(told)}."}
+        told.setdefault(why, []).append(label)
+    groups = [f"{', '.join(labels)} ({why})" for why, labels in told.items()]
+    return {"*": f"Not shown: {'; '.join(groups)}."}

@@ -51,11 +51,14 @@ def show(found: Sequence[Table], console: Console) -> None:
 
 
 def summary(run_path: Path, console: Console) -> None:
-    """Print the measured Table 1 after scoring; nothing if no clip has a value."""
+    """Print the measured Table 1 after scoring, and the table of drift if there are long clips."""
+    run = Run(run_path)
     try:
-        show([build.table(Run(run_path), spec.load("table1"), "table1")], console)
+        show([build.table(run, spec.load("table1"), "table1")], console)
     except TalkbenchError as error:
         console.print(str(error), markup=False, soft_wrap=True)
+    if any(row["output"].startswith("drift.") for row in run.current_rows()):
+        show([build.table(run, spec.load("drift"), "drift")], console)
 
 
 def write(found: Sequence[Table], folder: Path, formats: Sequence[str]) -> list[Path]:

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import re
+import textwrap
 from collections.abc import Callable
 
 from rich import box
@@ -14,6 +15,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from .table import Block, Cell, Column, Row, Table
+
+HEAD_WIDTH = 13
 
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
@@ -39,7 +42,7 @@ def terminal(table: Table) -> Group:
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column(table.row_head, no_wrap=True)
     for column in table.columns:
-        grid.add_column(Text(column.head + _marks(column.marks)), justify="right", no_wrap=True)
+        grid.add_column(Text(_folded(column.head) + _marks(column.marks)), justify="right", no_wrap=True)
     if table.has_counts:
         grid.add_column("clips", justify="right", no_wrap=True)
     for number, block in enumerate(table.blocks):
@@ -205,6 +208,10 @@ def _tex_cell(cell: Cell | None) -> str:
         None: rf"\emph{{{text}}}" if cell.quoted else text,
     }[cell.rank]
     return shown + _tex_marks(cell.marks)
+
+
+def _folded(head: str) -> str:
+    return textwrap.fill(head, HEAD_WIDTH, break_long_words=False)
 
 
 def _marks(marks: tuple[str, ...]) -> str:

@@ -144,4 +144,5 @@ class Footnotes:
 
 def number(value: float, column: Column) -> str:
     """Return a stored value as the column prints it, with a true minus sign."""
-    return f"{value * column.scale:.{column.digits}f}".replace("-", "−")
+    text = f"{value * column.scale:.{column.digits}f}"
+    return text.replace("-", "−" if float(text) else "")

@@ -111,7 +111,7 @@ def _drift(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
 
     def frames() -> Iterator[Frames]:
         rng = np.random.default_rng(performance.item.seed)
-        noise = rng.normal(0.0, 4.0, (8, *_size(performance), 1)).astype(np.float32)
+        noise = rng.normal(0.0, 3.0, (8, *_size(performance), 1)).astype(np.float32)
         cast = np.array([10.0, -4.0, -6.0], np.float32)
         for number, frame in enumerate(_recorded_frames(performance)):
             minutes = np.float32(number / float(FRAME_RATE) / 60)
@@ -134,7 +134,7 @@ def _seams(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
             if number and number % SEAM_FRAMES == 0:
                 shift = (int(rng.integers(-3, 4)), int(rng.integers(-3, 4)))
                 levels = _brighter(rng.uniform(0.95, 1.05))
-            yield levels[np.roll(frame, shift, axis=(0, 1))]
+            yield levels[_moved(frame, *shift)]
 
     return _spoiled(performance, path, watch, frames())
 
@@ -227,6 +227,14 @@ def _brighter(gain: float) -> Frames:
     """Return the table that multiplies 8-bit levels by `gain`."""
     table: Frames = np.clip(np.rint(np.arange(256) * gain), 0, 255).astype(np.uint8)
     return table
+
+
+def _moved(frame_HWC: Frames, down: int, right: int) -> Frames:
+    """Return the picture moved by whole pixels; what enters at an edge repeats it."""
+    height, width = frame_HWC.shape[:2]
+    rows = np.clip(np.arange(height) - down, 0, height - 1)
+    columns = np.clip(np.arange(width) - right, 0, width - 1)
+    return frame_HWC[rows[:, None], columns]
 
 
 def _size(performance: Performance) -> tuple[int, int]:
