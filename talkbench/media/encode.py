@@ -93,6 +93,7 @@ class ClipWriter:
             dst_colorspace=_BT709,
             src_color_range=2,
             dst_color_range=_LIMITED,
+            threads=1,
         )
         frame.pts = self.num_frames
         frame.time_base = 1 / self._frame_rate

@@ -6,6 +6,7 @@ that ranks them otherwise is wrong (`EXPECTATIONS`, checked by a test and printe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from talkbench.schema import Better, Item, Truth
 from talkbench.systems.stopwatch import Stopwatch
 
 VERSION = 1
-ENCODING = encode.Encoding(crf=14, preset="ultrafast")
+ENCODING = encode.Encoding(crf=18, preset="ultrafast", audio_bits_per_second=64_000)
 SEAM_FRAMES = 28
 _SAMPLES_PER_FRAME = AUDIO_RATE_HZ // int(FRAME_RATE)
 
@@ -66,17 +67,32 @@ class Expectation:
 
 def recorded_clip(performance: Performance) -> Path:
     """Return the truth as a file, drawn once per machine and kept in the cache folder."""
-    item = performance.item
-    path = (
-        cache_folder()
-        / "mini"
-        / f"{item.id}-{digest(item.model_dump(mode='json'))[:16]}-{digest(str(ENCODING))[:8]}.mp4"
-    )
+    path = _cached(performance, ".mp4")
     if not path.is_file():
         with atomic.lock(path.with_suffix(".lock"), wait=True):
             if not path.is_file():
-                _write(path, performance.frames(), performance.audio())
+                _write(path, performance.frames(), recorded_sound(performance))
     return path
+
+
+def recorded_sound(performance: Performance) -> Samples:
+    """Return the speech, synthesised once per machine and kept in the cache folder."""
+    path = _cached(performance, ".npy")
+    if path.is_file():
+        stored: Samples = np.load(path)
+        return stored
+    sound = performance.audio()
+    partial = path.with_name(f".{path.name}.{os.getpid()}.npy")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    np.save(partial, sound)
+    partial.replace(path)
+    return sound
+
+
+def _cached(performance: Performance, suffix: str) -> Path:
+    item = performance.item
+    name = digest({"item": item.model_dump(mode="json"), "encoding": str(ENCODING)})[:24]
+    return cache_folder() / "mini" / f"{item.id}-{name}{suffix}"
 
 
 def _recorded(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
@@ -87,7 +103,7 @@ def _recorded(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
 
 def _static_image(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
     first = next(_recorded_frames(performance))
-    _write(path, watch.frames(first for _ in range(performance.num_frames)), performance.audio())
+    _write(path, watch.frames(first for _ in range(performance.num_frames)), recorded_sound(performance))
     return performance.truth(np.full(performance.num_frames, performance.mouth.opening[0], np.float32))
 
 
@@ -96,7 +112,7 @@ def _frozen_mouth(performance: Performance, path: Path, watch: Stopwatch) -> Tru
 
     still = np.zeros(performance.num_frames, np.float32)
     closed = Visemes(opening=still, width=still + np.float32(0.5), rounding=still, teeth=still, tongue=still)
-    _write(path, watch.frames(performance.frames(closed)), performance.audio())
+    _write(path, watch.frames(performance.frames(closed)), recorded_sound(performance))
     return performance.truth(still)
 
 
@@ -111,7 +127,9 @@ def _drift(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
 
     def frames() -> Iterator[Frames]:
         rng = np.random.default_rng(performance.item.seed)
-        noise = rng.normal(0.0, 3.0, (8, *_size(performance), 1)).astype(np.float32)
+        height, width = _size(performance)
+        coarse = rng.normal(0.0, 3.0, (8, (height + 1) // 2, (width + 1) // 2, 1)).astype(np.float32)
+        noise = coarse.repeat(2, axis=1).repeat(2, axis=2)[:, :height, :width]
         cast = np.array([10.0, -4.0, -6.0], np.float32)
         for number, frame in enumerate(_recorded_frames(performance)):
             minutes = np.float32(number / float(FRAME_RATE) / 60)
@@ -142,7 +160,7 @@ def _seams(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
 def _audio_shifted(frames_late: int) -> Callable[[Performance, Path, Stopwatch], Truth]:
     def make(performance: Performance, path: Path, watch: Stopwatch) -> Truth:
         del watch
-        samples, spoken = frames_late * _SAMPLES_PER_FRAME, performance.audio()
+        samples, spoken = frames_late * _SAMPLES_PER_FRAME, recorded_sound(performance)
         shifted = np.zeros_like(spoken)
         if samples > 0:
             shifted[samples:] = spoken[:-samples]
@@ -199,7 +217,7 @@ EXPECTATIONS = (
 
 
 def _spoiled(performance: Performance, path: Path, watch: Stopwatch, frames: Iterator[Frames]) -> Truth:
-    _write(path, watch.frames(frames), performance.audio())
+    _write(path, watch.frames(frames), recorded_sound(performance))
     return performance.truth(performance.mouth.opening)
 
 
@@ -234,7 +252,7 @@ def _moved(frame_HWC: Frames, down: int, right: int) -> Frames:
     height, width = frame_HWC.shape[:2]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
-    return frame_HWC[rows[:, None], columns]
+    return frame_HWC.take(rows, axis=0).take(columns, axis=1)
 
 
 def _size(performance: Performance) -> tuple[int, int]:
