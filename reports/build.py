@@ -8,6 +8,7 @@ from typing import Any
 
 from talkbench.errors import TalkbenchError
 from talkbench.metrics.base import Output
+from talkbench.schema import SystemRecord
 from talkbench.stats import aggregate
 from talkbench.stats.compare import paired_interval
 from talkbench.store.run import Run
@@ -56,18 +57,21 @@ def table(
     notes = Footnotes()
     columns = tuple(column for output in shown for column in _heads(output, measured, notes))
     blocks = tuple(
-        Block(rule.title, tuple(_row(system, rule.name, shown, measured, rows, notes) for system in chosen))
+        Block(
+            rule.title,
+            tuple(
+                _row(present[system], rule.name, shown, measured, rows, notes)
+                for system in chosen
+                if present[system].takes_part(rule.name)
+            ),
+        )
         for rule in run.suite.tiers
         if any((rule.name, output.id) in measured and _has_value(measured[rule.name, output.id]) for output in shown)
     )
     if len(blocks) == 0:
         raise TalkbenchError(f"{run.path} has no scored clip.")
-    described = tuple(
-        Block(block.title, tuple(_described(row, present[row.label].description) for row in block.rows))
-        for block in blocks
-    )
     caption = f"{spec.caption} {_policy(policy)}"
-    return Table(name, spec.title, caption, columns, described, footnotes=notes.texts | _hidden(spec, shown, rows))
+    return Table(name, spec.title, caption, columns, blocks, footnotes=notes.texts | _hidden(spec, shown, rows))
 
 
 def _policy(policy: aggregate.Policy) -> str:
@@ -109,27 +113,33 @@ def _head(output: Output, measured: Measured, notes: Footnotes) -> Column:
 
 
 def _row(
-    system: str, tier: str, outputs: list[Output], measured: Measured, rows: list[dict[str, Any]], notes: Footnotes
+    system: SystemRecord,
+    tier: str,
+    outputs: list[Output],
+    measured: Measured,
+    rows: list[dict[str, Any]],
+    notes: Footnotes,
 ) -> Row:
     cells: dict[str, Cell] = {}
     counts: list[tuple[int, int]] = []
     for output in outputs:
         column = measured.get((tier, output.id))
-        found = column.cells.get(system) if column else None
+        found = column.cells.get(system.name) if column else None
         if column is None or found is None or found.interval is None:
             cells[output.id] = _absent(found, notes)
             continue
         ranks = _ranks(column, tier, rows)
-        cells[output.id] = _cell(found, output, ranks.get(system), notes)
+        cells[output.id] = _cell(found, output, ranks.get(system.name), notes)
         cells[output.id + WORST] = _worst_cell(found, output)
         counts.append((found.num_used, found.num_expected))
     most = max(counts, default=(0, 0))
     marks = (
         [notes.mark("Stands still: its steadiness and consistency mean nothing.")]
-        if _is_still(system, tier, measured)
+        if _is_still(system.name, tier, measured)
         else []
     )
-    return Row(system, cells, clips=f"{most[0]}/{most[1]}" if counts else "0", marks=tuple(marks))
+    clips = f"{most[0]}/{most[1]}" if counts else "0"
+    return Row(system.name, cells, clips, system.description, tuple(marks))
 
 
 def _cell(found: aggregate.Cell, output: Output, rank: Rank | None, notes: Footnotes) -> Cell:
@@ -222,10 +232,6 @@ def _is_still(system: str, tier: str, measured: Measured) -> bool:
 
 def _has_value(column: aggregate.Column) -> bool:
     return any(cell.interval is not None for cell in column.cells.values())
-
-
-def _described(row: Row, description: str) -> Row:
-    return Row(row.label, row.cells, row.clips, description, row.marks)
 
 
 def _hidden(spec: Spec, shown: list[Output], rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -94,7 +94,9 @@ def collect(source: Source, folder: Path, policy: aggregate.Policy = "complete")
     return {
         "format": FORMAT,
         "run": {"name": run_name(source.run), "suite": source.run.suite.id, "title": source.run.suite.title},
-        "systems": [{"name": system.name, "description": system.description} for system in source.systems],
+        "systems": [
+            {"name": system.name, "description": system.description, "tiers": system.tiers} for system in source.systems
+        ],
         "tiers": [{"name": rule.name, "title": rule.title} for rule in source.run.suite.tiers],
         "outputs": _outputs(source),
         "items": items,

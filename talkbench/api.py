@@ -128,12 +128,14 @@ def generate(
                 SystemRecord(
                     name=system.name,
                     kind="generated",
+                    tiers=system.tiers,
                     path=str((folder / system.name).resolve()),
                     description=system.description,
                 )
             )
         failures = generation.generate(waiting, num_workers=jobs or os.cpu_count() or 1, progress=progress or Silent())
-    return Summary(run.path, len(chosen) * len(run.suite.items or ()), {}, failures=tuple(failures))
+    asked = sum(len(generation.asked_of(system, run.suite)) for system in chosen)
+    return Summary(run.path, asked, {}, failures=tuple(failures))
 
 
 def run(
@@ -165,7 +167,7 @@ def plan(
         "suite": wanted.id,
         "systems": [system.name for system in chosen],
         "metrics": [runner.name for runner in base.select(list(metrics))],
-        "clips": len(chosen) * len(wanted.items or ()),
+        "clips": sum(len(generation.asked_of(system, wanted)) for system in chosen),
         "clips_to_make": len(waiting),
         "seconds_to_make": round(sum(job.item.duration_seconds for job in waiting), 1),
     }
@@ -177,14 +179,13 @@ def status(run_folder: PathLike) -> dict[str, Any]:
     records, rows = opened.clips(), opened.current_rows()
     asked = {name for session in opened.sessions() for name in session.config.get("metrics", [])}
     metrics = [name for name in base.RUNNERS.names() if name in asked | {row["metric"] for row in rows}]
-    expected = len(opened.suite.items) if opened.suite.items is not None else len({record.item for record in records})
     systems: dict[str, Any] = {}
     for system in opened.systems():
         own = [record for record in records if record.system == system.name]
         mine = [row for row in rows if row["system"] == system.name]
         systems[system.name] = {
             "clips": len(own),
-            "expected": expected,
+            "expected": _num_expected(system, opened.suite, records),
             "metrics": {name: _counts(own, [row for row in mine if row["metric"] == name]) for name in metrics},
         }
     problems = Counter((row["status"], row["reason"]) for row in rows if row["status"] in {"failed", "unscorable"})
@@ -340,6 +341,12 @@ def _counts(records: list[ClipRecord], rows: list[dict[str, Any]]) -> dict[str, 
         statuses.setdefault(row["clip_key"], set()).add(row["status"])
     counts = Counter(next(status for status in order if status in found) for found in statuses.values())
     return {status: counts[status] for status in order} | {"missing": len(records) - len(statuses)}
+
+
+def _num_expected(system: SystemRecord, suite: Suite, records: list[ClipRecord]) -> int:
+    if suite.items is None:
+        return len({record.item for record in records})
+    return sum(system.takes_part(item.tier) for item in suite.items)
 
 
 def _clip_notes(records: list[ClipRecord]) -> list[dict[str, str]]:

@@ -292,7 +292,12 @@ class SystemRecord(Record):
     kind: Literal["folder", "generated"]
     path: str
     description: str = ""
+    tiers: tuple[Tier, ...] | None = Field(default=None, description="Tiers it takes part in; null for all.")
     joined_ns: int = Field(default_factory=time.time_ns, description="Order of joining, which is the order of tables.")
+
+    def takes_part(self, tier: Tier) -> bool:
+        """Tell whether clips of this tier are expected of the system."""
+        return self.tiers is None or tier in self.tiers
 
 
 class RunRecord(Record):

@@ -25,12 +25,15 @@ const UNSCORED = { id: null, label: "Not scored yet", unit: "1", better: null, s
 const outputOf = (id) => outputs.get(id) ?? UNSCORED;
 const scoreOf = (output, system, item) => data.scores[output]?.[system][item] ?? null;
 
+const takesPart = (system, item) => data.systems[system].tiers?.includes(data.items[item].tier) ?? true;
+
 /** Why there is no number: the reason, and the whole sentence. */
 function gapOf(output, system, item) {
   const position = data.gaps[output]?.[`${system},${item}`];
   if (position !== undefined) return data.reasons[position];
   const problem = clipOf.get(`${system},${item}`)?.problem;
   if (problem) return problem;
+  if (!takesPart(system, item)) return { status: "skipped", reason: "", message: "this system takes no part in this tier" };
   return clipOf.has(`${system},${item}`)
     ? { status: "missing", reason: "not scored", message: "no row for this output" }
     : { status: "missing", reason: "no clip", message: "this system has no clip of this item" };
@@ -153,7 +156,9 @@ function chooseSound(place) {
 }
 
 function showAbsent(playable) {
-  const absent = data.systems.map((_, system) => system).filter((system) => !playable.includes(system));
+  const absent = data.systems
+    .map((_, system) => system)
+    .filter((system) => !playable.includes(system) && takesPart(system, stage.item));
   byId("stage-absent").replaceChildren(
     ...absent.map((system) => {
       const clip = clipOf.get(`${system},${stage.item}`);

@@ -100,7 +100,7 @@ class Run:
         path = self.path / "systems" / f"{key(record.name)}.json"
         if path.is_file():
             known = read_record(path, SystemRecord)
-            if (known.path, known.kind, known.description) == (record.path, record.kind, record.description):
+            if known.model_copy(update={"joined_ns": record.joined_ns}) == record:
                 return
             record = record.model_copy(update={"joined_ns": known.joined_ns})
         atomic.write_text(path, record.model_dump_json(indent=1) + "\n")

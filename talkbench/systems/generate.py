@@ -53,6 +53,11 @@ def select(names: Sequence[str]) -> tuple[KnownSystem, ...]:
     return tuple(_by_name(name) for name in wanted)
 
 
+def asked_of(system: KnownSystem, suite: Suite) -> list[Item]:
+    """Return the items of a suite that a system makes clips for."""
+    return [item for item in suite.items or () if item.tier in system.tiers]
+
+
 def plan(suite: Suite, systems: Sequence[KnownSystem], folder: Path) -> list[Generation]:
     """Return the clips that do not exist yet, longest first.
 
@@ -66,7 +71,7 @@ def plan(suite: Suite, systems: Sequence[KnownSystem], folder: Path) -> list[Gen
     jobs = [
         Generation(system.name, item, folder / system.name / f"{item.id}.mp4")
         for system in systems
-        for item in suite.items
+        for item in asked_of(system, suite)
     ]
     return sorted((job for job in jobs if not _exists(job)), key=lambda job: -job.item.duration_seconds)
 

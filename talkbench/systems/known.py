@@ -37,11 +37,13 @@ class KnownSystem:
     Attributes:
         name: As in tables.
         description: What was done to the truth.
+        tiers: Where it says something: a shifted sound needs no minutes, a drift does.
         make: Writes the clip of a performance and returns its truth; frames pass through the stopwatch.
     """
 
     name: str
     description: str
+    tiers: tuple[str, ...]
     make: Callable[[Performance, Path, Stopwatch], Truth]
 
     @property
@@ -174,21 +176,24 @@ def _audio_shifted(frames_late: int) -> Callable[[Performance, Path, Stopwatch],
 
 SHIFTS = (2, 5, -5)
 
+_SHORT, _BOTH = ("short",), ("short", "long")
+
 SYSTEMS = (
-    KnownSystem("recorded", "the truth, as drawn and spoken", _recorded),
+    KnownSystem("recorded", "the truth, as drawn and spoken", _BOTH, _recorded),
     *(
         KnownSystem(
             f"audio_shifted{late:+d}",
             f"sound {abs(late)} frames too {'late' if late > 0 else 'early'}",
+            _SHORT,
             _audio_shifted(late),
         )
         for late in SHIFTS
     ),
-    KnownSystem("frozen_mouth", "everything moves but the mouth", _frozen_mouth),
-    KnownSystem("static_image", "the first frame, for ever", _static_image),
-    KnownSystem("flicker", "brightness jitters by 3 % from frame to frame", _flicker),
-    KnownSystem("seams", f"a small jump every {SEAM_FRAMES} frames", _seams),
-    KnownSystem("drift", "noise, blur and a red cast grow over minutes", _drift),
+    KnownSystem("frozen_mouth", "everything moves but the mouth", _SHORT, _frozen_mouth),
+    KnownSystem("static_image", "the first frame, for ever", _BOTH, _static_image),
+    KnownSystem("flicker", "brightness jitters by 3 % from frame to frame", _SHORT, _flicker),
+    KnownSystem("seams", f"a small jump every {SEAM_FRAMES} frames", _BOTH, _seams),
+    KnownSystem("drift", "noise, blur and a red cast grow over minutes", _BOTH, _drift),
 )
 
 _FLICKER, _MOTION, _OFFSET = "vbench.temporal_flickering", "motion.amount", "av.offset"
@@ -213,6 +218,7 @@ EXPECTATIONS = (
     Expectation(f"drift.stable_seconds.{_FLICKER}", "long", "recorded", "drift", "higher"),
     Expectation(f"drift.seam_strength.{_FLICKER}", "long", "recorded", "seams", "lower"),
     Expectation(f"drift.seam_strength.{_FLICKER}", "long", "drift", "seams", "lower"),
+    Expectation(_MOTION, "long", "recorded", "static_image"),
 )
 
 

@@ -9,6 +9,7 @@ from talkbench import api
 from talkbench.mini.suite import mini_suite
 from talkbench.schema import Sidecar
 from talkbench.store.run import Run, read_record
+from talkbench.systems.generate import asked_of
 from talkbench.systems.known import EXPECTATIONS, SYSTEMS
 from talkbench.validity.known_answers import check
 
@@ -59,7 +60,7 @@ def test_the_period_of_the_seams_is_reported(run: Run) -> None:
 
 def test_ground_truth_lies_beside_each_clip(run: Run) -> None:
     for system in SYSTEMS:
-        for item in SUITE.items or ():
+        for item in asked_of(system, SUITE):
             path = run.path / "clips" / system.name / f"{item.id}.clip.json"
             sidecar = read_record(path, Sidecar)
             assert sidecar.truth is not None
