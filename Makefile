@@ -9,7 +9,7 @@ CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
 $(VENV)/core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[metrics]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
@@ -34,7 +34,7 @@ bench: $(VENV)/dev   ## time and memory, as ratios in one run
 lock:   ## constraints.txt from a clean environment with the newest releases
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/python -m pip install -qq --disable-pip-version-check -e ".[dev]"
-	$(VENV)/lock/bin/python -m pip freeze --exclude-editable > constraints.txt
+	$(VENV)/lock/bin/python -m pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
 	rm -rf $(VENV)/lock
 
 clean:   ## remove what is generated; runs and caches of results stay

@@ -47,11 +47,8 @@ def table(
         (column.tier, column.output.id): column for column in aggregate.columns(rows, chosen, run.suite, policy)
     }
     known = aggregate.known_outputs()
-    shown = [
-        known[o]
-        for o in spec.outputs
-        if o in known and any(_has_value(c) for (_, out), c in measured.items() if out == o)
-    ]
+    wanted = [output for base in spec.outputs for output in known.values() if output.id.partition("@")[0] == base]
+    shown = [o for o in wanted if any(_has_value(column) for (_, out), column in measured.items() if out == o.id)]
     if not shown:
         raise TalkbenchError(f"{run.path} has no value for {spec.title!r}. It needs: {spec.needs}.")
     notes = Footnotes()
@@ -94,15 +91,17 @@ def _heads(output: Output, measured: Measured, notes: Footnotes) -> list[Column]
     if not unequal:
         return [head]
     text = "Worst case: the worst possible value stands in for every missing clip."
-    worst = replace(head, id=output.id + WORST, label=f"{output.label} worst case", marks=(notes.mark(text),))
+    worst = replace(head, id=output.id + WORST, label=f"{head.label} worst case", marks=(notes.mark(text),))
     return [head, worst]
 
 
 def _head(output: Output, measured: Measured, notes: Footnotes) -> Column:
     texts = {note for (_, out), column in measured.items() if out == output.id for note in column.notes}
+    # Which weights is a footnote: a column's head has no room for it, and no other kind ever shares the column.
+    label = output.label.removesuffix(f" ({output.id.partition('@')[2]})")
     return Column(
         id=output.id,
-        label=output.label,
+        label=label,
         better=output.better,
         scale=output.scale,
         digits=output.digits,
@@ -128,13 +127,13 @@ def _row(
         if column is None or found is None or found.interval is None:
             cells[output.id] = _absent(found, notes)
             continue
-        ranks = _ranks(column, tier, rows)
+        ranks = _ranks(column, tier, rows, measured)
         cells[output.id] = _cell(found, output, ranks.get(system.name), notes)
         cells[output.id + WORST] = _worst_cell(found, output)
         counts.append((found.num_used, found.num_expected))
     most = max(counts, default=(0, 0))
     marks = (
-        [notes.mark("Stands still: its steadiness and consistency mean nothing.")]
+        [notes.mark("Stands still: its steadiness and consistency mean nothing, and get no rank.")]
         if _is_still(system.name, tier, measured)
         else []
     )
@@ -179,8 +178,11 @@ def _absent(found: aggregate.Cell | None, notes: Footnotes) -> Cell:
     return Cell(ABSENT.text, num_expected=found.num_expected, marks=(mark,))
 
 
-def _ranks(column: aggregate.Column, tier: str, rows: list[dict[str, Any]]) -> dict[str, Rank]:
-    """Return who is best and second; systems whose paired interval to the leader includes zero share its place."""
+def _ranks(column: aggregate.Column, tier: str, rows: list[dict[str, Any]], measured: Measured) -> dict[str, Rank]:
+    """Return who is best and second; systems whose paired interval to the leader includes zero share its place.
+
+    A system that stands still is left out where stillness is what the output rewards.
+    """
     output = column.output
     if output.better is None:
         return {}
@@ -191,6 +193,7 @@ def _ranks(column: aggregate.Column, tier: str, rows: list[dict[str, Any]]) -> d
             and row["output"] == output.id
             and row["status"] == "ok"
             and row["system"] in column.cells
+            and not (output.rewards_stillness and _is_still(row["system"], tier, measured))
         ):
             own.setdefault(row["system"], {})[row["item"]] = row
     if len(own) < 2:
@@ -237,7 +240,7 @@ def _has_value(column: aggregate.Column) -> bool:
 def _hidden(spec: Spec, shown: list[Output], rows: list[dict[str, Any]]) -> dict[str, str]:
     """Return one footnote that says which columns are left out, and why."""
     known = aggregate.known_outputs()
-    missing = [output for output in spec.outputs if output not in {o.id for o in shown}]
+    missing = [output for output in spec.outputs if output not in {o.id.partition("@")[0] for o in shown}]
     if not missing:
         return {}
     told: dict[str, list[str]] = {}

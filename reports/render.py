@@ -7,10 +7,11 @@ import html
 import io
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -39,9 +40,34 @@ def md_escape(text: str) -> str:
 
 def terminal(table: Table) -> Group:
     """Return a table for rich; best is bold, second underlined, quoted is italic."""
+    notes = "\n".join([table.caption, *(f"({mark}) {text}" for mark, text in table.footnotes.items())])
+    return Group(Text(table.title, style="bold"), _Parts(table), Text(notes, style="dim"))
+
+
+class _Parts:
+    """The grid of a table, in as many parts below each other as the terminal's width asks for."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        left = self._table.columns
+        while left:
+            count = len(left)
+            while count > 1 and _width(_grid(self._table, left[:count]), console, options) > options.max_width:
+                count -= 1
+            yield _grid(self._table, left[:count])
+            left = left[count:]
+
+
+def _width(grid: RichTable, console: Console, options: ConsoleOptions) -> int:
+    return Measurement.get(console, options.update(width=10_000), grid).maximum
+
+
+def _grid(table: Table, columns: Sequence[Column]) -> RichTable:
     grid = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     grid.add_column(table.row_head, no_wrap=True)
-    for column in table.columns:
+    for column in columns:
         grid.add_column(Text(_folded(column.head) + _marks(column.marks)), justify="right", no_wrap=True)
     if table.has_counts:
         grid.add_column("clips", justify="right", no_wrap=True)
@@ -49,12 +75,11 @@ def terminal(table: Table) -> Group:
         if len(table.blocks) > 1:
             grid.add_row(Text(block.title, style="italic dim"))
         for row in block.rows:
-            cells = [_terminal_cell(row.cells.get(column.id)) for column in table.columns]
+            cells = [_terminal_cell(row.cells.get(column.id)) for column in columns]
             grid.add_row(Text(row.label + _marks(row.marks)), *cells, *([row.clips] if table.has_counts else []))
         if number < len(table.blocks) - 1:
             grid.add_section()
-    notes = "\n".join([table.caption, *(f"({mark}) {text}" for mark, text in table.footnotes.items())])
-    return Group(Text(table.title, style="bold"), grid, Text(notes, style="dim"))
+    return grid
 
 
 def markdown(table: Table) -> str:

@@ -1,6 +1,6 @@
 """Run configuration: a YAML file and command-line overrides become one validated object.
 
-The only reader of environment variables: `TALKBENCH_CACHE` (where generated assets are kept).
+The only reader of environment variables: `TALKBENCH_CACHE` (where generated assets and fetched weights are kept).
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class RunConfig(BaseModel):
     metrics: tuple[str, ...] = Field(default=("all",), description="Metric or group names.")
     params: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Metric name -> its parameters.")
     systems: tuple[str, ...] = Field(default=(), description="Systems to generate with.")
+    weights_dir: str | None = Field(default=None, description="Folder with weight files under their official names.")
+    allow_unverified: bool = Field(default=False, description="Accept weight files of unknown origin, marked.")
     device: str = "cpu"
     jobs: int | None = Field(default=None, ge=1, description="Processes; none for one per core.")
     rerun: Literal["missing", "failed", "all", "none"] = "missing"
@@ -64,7 +66,7 @@ def load(path: Path) -> RunConfig:
 
 
 def cache_folder() -> Path:
-    """Return where generated assets are kept between runs: `TALKBENCH_CACHE`, or the user's cache folder."""
+    """Return where generated assets and fetched weights are kept: `TALKBENCH_CACHE`, or the user's cache folder."""
     chosen = os.environ.get("TALKBENCH_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(base) / "talkbench"

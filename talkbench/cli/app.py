@@ -10,7 +10,21 @@ import typer
 from typer.core import TyperGroup
 
 from talkbench import __version__
-from talkbench.cli import compare, console, doctor, export, generate, manifest, run, score, status, system
+from talkbench.cli import (
+    calibrate,
+    compare,
+    console,
+    doctor,
+    export,
+    generate,
+    manifest,
+    run,
+    score,
+    status,
+    system,
+    validity,
+    weights,
+)
 from talkbench.errors import Interrupted
 
 _log = logging.getLogger(__name__)
@@ -61,6 +75,9 @@ app.command("run", rich_help_panel="Measure")(run.run)
 app.command("status", rich_help_panel="Read")(status.status)
 app.command("compare", rich_help_panel="Read")(compare.compare)
 app.command("export", rich_help_panel="Read")(export.export)
+app.command("calibrate", rich_help_panel="Check the metrics")(calibrate.calibrate)
+app.command("validity", rich_help_panel="Check the metrics")(validity.validity)
+app.add_typer(weights.app, name="weights", rich_help_panel="Inspect")
 app.add_typer(manifest.app, name="manifest", rich_help_panel="Inspect")
 app.add_typer(system.app, name="system", rich_help_panel="Inspect")
 app.command("doctor", rich_help_panel="Inspect")(doctor.doctor)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from talkbench.cli.generate import LongSeconds, NumLong, NumShort, Size, suite_of
-from talkbench.cli.score import Config, Jobs, Metrics, Rerun
+from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, Rerun, WeightsDir
 
 
 def run(
@@ -18,7 +18,9 @@ def run(
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; created, or continued.")] = None,
     metric: Metrics = None,
-    device: Annotated[str | None, typer.Option(help="Where networks run: cpu, cuda, cuda:1.")] = None,
+    weights_dir: WeightsDir = None,
+    allow_unverified: AllowUnverified = None,
+    device: Device = None,
     size: Size = None,
     num_short: NumShort = None,
     num_long: NumLong = None,
@@ -44,6 +46,8 @@ def run(
         systems=system,
         out=str(out) if out else None,
         metrics=metric,
+        weights_dir=str(weights_dir) if weights_dir else None,
+        allow_unverified=allow_unverified,
         device=device,
         jobs=jobs,
         rerun=rerun,
@@ -62,6 +66,8 @@ def run(
         options.out,
         metrics=options.metrics,
         params=options.params,
+        weights_dir=options.weights_dir,
+        allow_unverified=options.allow_unverified,
         device=options.device,
         jobs=options.jobs,
         rerun=options.rerun,

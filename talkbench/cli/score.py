@@ -16,10 +16,24 @@ Metrics = Annotated[
     typer.Option(
         "--metric",
         "-m",
-        help="Metric or group: flicker, motion, speed, av; vbench, all. Repeat, or separate by commas.",
+        help="Metric or group: flicker, motion, speed, av, subject, background, smoothness, sync, qalign; vbench, all. "
+        "Repeat, or separate by commas.",
     ),
 ]
-Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core by default.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core, or per GPU, by default.")
+]
+WeightsDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with weight files under their official names; else those that `weights fetch` got."),
+]
+AllowUnverified = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-unverified", help="Accept weight files that no published digest vouches for; scores are marked."
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="Where networks run: cpu, cuda (every GPU), cuda:1.")]
 Config = Annotated[Path | None, typer.Option(help="YAML file with these options; the command line wins.")]
 
 
@@ -35,7 +49,9 @@ def score(
         str | None, typer.Option(help="Suite name (`talkbench manifest list`) or .jsonl; none for any folder.")
     ] = None,
     metric: Metrics = None,
-    device: Annotated[str | None, typer.Option(help="Where networks run: cpu, cuda, cuda:1.")] = None,
+    weights_dir: WeightsDir = None,
+    allow_unverified: AllowUnverified = None,
+    device: Device = None,
     jobs: Jobs = None,
     rerun: Rerun = None,
     config: Config = None,
@@ -60,6 +76,8 @@ def score(
         out=str(out) if out else None,
         suite=suite,
         metrics=metric,
+        weights_dir=str(weights_dir) if weights_dir else None,
+        allow_unverified=allow_unverified,
         device=device,
         jobs=jobs,
         rerun=rerun,
@@ -70,6 +88,8 @@ def score(
         suite=options.suite,
         metrics=options.metrics,
         params=options.params,
+        weights_dir=options.weights_dir,
+        allow_unverified=options.allow_unverified,
         device=options.device,
         jobs=options.jobs,
         rerun=options.rerun,

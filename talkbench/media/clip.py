@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -29,6 +30,7 @@ class ClipFacts:
         has_audio: Whether a sound track exists.
         truth: Ground truth of a synthetic clip, if it has a sidecar.
         timing: Timing events of the system that made it, if it has a sidecar.
+        path: The file, for runners that hand it to another program.
     """
 
     width: int
@@ -37,6 +39,7 @@ class ClipFacts:
     has_audio: bool
     truth: Truth | None = None
     timing: Timing | None = None
+    path: Path | None = None
 
 
 @dataclass

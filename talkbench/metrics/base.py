@@ -19,9 +19,10 @@ Registered by an entry point: ``[project.entry-points."talkbench.metrics"] "toy/
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from talkbench.errors import TalkbenchError, Unscorable
 from talkbench.ids import digest
@@ -29,14 +30,25 @@ from talkbench.media.clip import ClipFacts, FrameBatch, Samples
 from talkbench.metrics.series import Terms
 from talkbench.registry import Registry, suggest
 from talkbench.schema import Better
+from talkbench.weights.catalog import WeightFile, WeightsKind
 
 BUILTIN = {
     "flicker": "talkbench.metrics.flicker:FlickerRunner",
     "motion": "talkbench.metrics.motion:MotionRunner",
     "speed": "talkbench.metrics.speed:SpeedRunner",
     "av": "talkbench.metrics.av:AvRunner",
+    "subject": "talkbench.metrics.consistency:SubjectRunner",
+    "background": "talkbench.metrics.consistency:BackgroundRunner",
+    "smoothness": "talkbench.metrics.smoothness:SmoothnessRunner",
+    "sync": "talkbench.metrics.sync:SyncRunner",
+    "sync_frame": "talkbench.metrics.sync_frame:SyncFrameRunner",
+    "sync_official": "talkbench.metrics.sync_official:SyncOfficialRunner",
+    "qalign": "talkbench.metrics.quality:QAlignRunner",
 }
-GROUPS = {"vbench": ("flicker",)}
+GROUPS = {
+    "vbench": ("subject", "background", "smoothness", "flicker"),
+    "sync": ("sync", "sync_frame"),
+}
 """Names that stand for several runners; ``all`` stands for every registered one."""
 
 RUNNERS = Registry("metric", BUILTIN, "talkbench.metrics", "talkbench score --help")
@@ -54,7 +66,9 @@ class Output:
         bounds: Least and greatest possible value, None where open; the worst one stands for missing rows.
         scale: Factor for display only; papers print consistencies x 100.
         digits: Decimals in tables, after scaling.
-        series: Whether the runner gives a per-frame series, from which windows and drift are derived.
+        series: Whether the runner gives a series of terms over time, from which windows and drift are derived.
+        sampled: Whether that series has far fewer terms than frames, so that it cannot show seams between chunks.
+        rewards_stillness: Whether a still image gets the best value: systems that stand still get no rank in it.
         description: One sentence for tooltips and `--help`.
     """
 
@@ -66,7 +80,29 @@ class Output:
     scale: float = 1.0
     digits: int = 2
     series: bool = False
+    sampled: bool = False
+    rewards_stillness: bool = False
     description: str = ""
+
+    def scored_with(self, kind: WeightsKind | Literal["none"]) -> Output:
+        """Return this output as scored with weights of a kind: any but released ones give an output of its own.
+
+        So no table, plot or comparison can put `sync.confidence` beside `sync.confidence@mini-domain`.
+        """
+        if kind in {"none", "released"}:
+            return self
+        return replace(
+            self,
+            id=f"{self.id}@{kind}",
+            label=f"{self.label} ({kind})",
+            description=f"{self.description} Scored with {kind} weights: not comparable with published scores.",
+        )
+
+
+def as_scored(outputs: Iterable[Output], needs: Needs) -> tuple[Output, ...]:
+    """Return every output that rows can hold: each as declared, and as scored with weights that are not released."""
+    kinds = get_args(WeightsKind) if needs.weights else ()
+    return tuple(dict.fromkeys(made for output in outputs for made in (output, *map(output.scored_with, kinds))))
 
 
 @dataclass(frozen=True)
@@ -79,7 +115,8 @@ class Needs:
         audio_rate_hz: Sample rate of the sound it hears; None if deaf.
         truth: Whether it reads the ground truth of a synthetic clip.
         timing: Whether it reads the timing events of the system.
-        weights: Names of weight files.
+        file: Whether it hands the file itself to another program; its pixels are then not the shared ones.
+        weights: Names in the weight catalog (`talkbench weights list`).
     """
 
     frames: bool = True
@@ -87,6 +124,7 @@ class Needs:
     audio_rate_hz: int | None = None
     truth: bool = False
     timing: bool = False
+    file: bool = False
     weights: tuple[str, ...] = ()
 
 
@@ -101,9 +139,13 @@ class Context:
 
     Attributes:
         device: ``cpu``, ``cuda``, ``cuda:1``.
+        threads: CPU threads a network may use; None for all.
+        weights: Weight name -> file, for every name in the runner's `needs.weights`.
     """
 
     device: str = "cpu"
+    threads: int | None = None
+    weights: Mapping[str, WeightFile] = field(default_factory=dict)
 
 
 @dataclass

@@ -6,6 +6,8 @@ p frames can jump at every p-th frame; one that feeds on its own output can deca
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,9 +34,9 @@ Curve = NDArray[np.float64]
 
 
 def outputs(base: Output) -> tuple[Output, ...]:
-    """Return the drift outputs that go with an output with a series."""
+    """Return the drift outputs that go with an output with a series; no seams if it is only sampled."""
     what = base.label
-    return (
+    found = (
         Output(
             f"drift.slope.{base.id}",
             f"{what} slope",
@@ -64,20 +66,19 @@ def outputs(base: Output) -> tuple[Output, ...]:
             f"under {SEAM_NOISE_SIGMA:g} is noise.",
         ),
     )
+    kept = found[:2] if base.sampled else found
+    return tuple(replace(made, rewards_stillness=base.rewards_stillness) for made in kept)
 
 
 def derive(base: Output, terms: Terms) -> tuple[dict[str, float], dict[str, object]]:
     """Return drift values by output id, and details, of a series of at least `MIN_SECONDS`."""
     windows = terms.windows()
-    slope, stable, seam = outputs(base)
-    strength, period = seam_strength(terms.values_T, base.better)
-    values = {
-        slope.id: slope_per_minute(windows),
-        stable.id: stable_seconds(windows, base.better),
-        seam.id: strength,
-    }
-    censored = values[stable.id] >= len(windows.values) * windows.seconds
-    return values, {"seam_period_frames": period, "never_failed": censored}
+    slope, stable, *seams = outputs(base)
+    values = {slope.id: slope_per_minute(windows), stable.id: stable_seconds(windows, base.better)}
+    details: dict[str, object] = {"never_failed": values[stable.id] >= len(windows.values) * windows.seconds}
+    for seam in seams:
+        values[seam.id], details["seam_period_frames"] = seam_strength(terms.values_T, base.better)
+    return values, details
 
 
 def slope_per_minute(windows: Windows) -> float:

@@ -38,6 +38,7 @@ class FlickerRunner(Runner):
             bounds=(0.0, 1.0),
             scale=100.0,
             series=True,
+            rewards_stillness=True,
             description="Steadiness of neighbouring frames (VBench temporal flickering); a frozen clip scores 100.",
         ),
     )

@@ -118,9 +118,7 @@ def reuse(run: Run, jobs: list[Job], others: list[Run], writer: RowWriter) -> li
     return left
 
 
-def score_job(
-    run: Run, writer: RowWriter, job: Job, context: Context, *, threads: int = 1, wait: bool = False
-) -> Outcome:
+def score_job(run: Run, writer: RowWriter, job: Job, context: Context, *, wait: bool = False) -> Outcome:
     """Score one job under the clip's lock and store its rows and facts; a job that is done by now costs nothing."""
     with atomic.lock(run.path / "locks" / f"{job.records[0].clip_key}.lock", wait=wait) as mine:
         if not mine:
@@ -129,7 +127,7 @@ def score_job(
         if not metrics:
             return Outcome(job.label, Counter())
         first = job.records[0]
-        scored = score_clip(first, metrics, _sidecar(Path(first.path)), context, threads=threads)
+        scored = score_clip(first, metrics, _sidecar(Path(first.path)), context)
         rows = [row for record in job.records for row in _for(record, scored)]
         writer.write(rows)
         for record in job.records:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import re
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.metrics.base import Context
 from talkbench.metrics.jobs import Job, Outcome, record_crash, score_job
 from talkbench.store.rows import RowWriter
@@ -32,13 +35,34 @@ class _Worker:
     job: Job | None = None
 
 
+def devices(asked: str) -> tuple[str, ...]:
+    """Return the devices that `cpu`, `cuda` (every GPU) or `cuda:1` stands for.
+
+    Raises:
+        TalkbenchError: If it is not such a name.
+        PrerequisiteError: If there is no such GPU, or no PyTorch.
+    """
+    if asked == "cpu":
+        return ("cpu",)
+    match = re.fullmatch(r"cuda(?::(\d+))?", asked)
+    if match is None:
+        raise TalkbenchError(f"unknown device {asked!r}. Known: cpu, cuda (every GPU), cuda:0, cuda:1, ...")
+    try:
+        import torch
+    except ImportError as error:
+        raise PrerequisiteError(f"{asked} needs PyTorch: pip install 'talkbench[metrics]'.") from error
+    number = torch.cuda.device_count()
+    if number <= int(match.group(1) or 0):
+        raise PrerequisiteError(f"{asked}: PyTorch sees {number} GPUs. `talkbench doctor` says more; or --device cpu.")
+    return (asked,) if match.group(1) else tuple(f"cuda:{index}" for index in range(number))
+
+
 def score_all(
     run: Run,
     jobs: list[Job],
-    context: Context,
+    devices: tuple[str, ...],
     *,
-    num_workers: int,
-    threads: int,
+    num_workers: int | None,
     on_outcome: Callable[[Outcome], None],
 ) -> None:
     """Score all jobs; those that another process holds are awaited at the end.
@@ -46,15 +70,17 @@ def score_all(
     Args:
         run: Where rows go.
         jobs: What to do.
-        context: Device of the runners.
-        num_workers: Processes; 1 works in this process.
-        threads: Decoder threads per process.
+        devices: Where networks run; the processes take turns.
+        num_workers: Processes; None for one per core, or one per GPU. One works in this process.
         on_outcome: Called once per job as it ends.
     """
     busy: list[Job] = []
-    outcomes = _here(run, jobs, context, threads) if num_workers <= 1 or len(jobs) <= 1 else _side_by_side(
-        run, jobs, context, min(num_workers, len(jobs)), threads
-    )  # fmt: skip
+    cores = os.cpu_count() or 1
+    number = min(num_workers or (cores if devices == ("cpu",) else len(devices)), len(jobs))
+    threads = max(1, cores // max(1, number))
+    contexts = [Context(devices[index % len(devices)], threads) for index in range(max(1, number))]
+    context = contexts[0]
+    outcomes = _here(run, jobs, context) if number <= 1 else _side_by_side(run, jobs, contexts)
     for job, outcome in outcomes:
         if outcome.busy:
             busy.append(job)
@@ -64,25 +90,23 @@ def score_all(
         writer = RowWriter(run.path / "rows")
         try:
             for job in busy:
-                on_outcome(score_job(run, writer, job, context, threads=threads, wait=True))
+                on_outcome(score_job(run, writer, job, context, wait=True))
         finally:
             writer.close()
 
 
-def _here(run: Run, jobs: list[Job], context: Context, threads: int) -> Iterator[tuple[Job, Outcome]]:
+def _here(run: Run, jobs: list[Job], context: Context) -> Iterator[tuple[Job, Outcome]]:
     writer = RowWriter(run.path / "rows")
     try:
         for job in jobs:
-            yield job, score_job(run, writer, job, context, threads=threads)
+            yield job, score_job(run, writer, job, context)
     finally:
         writer.close()
 
 
-def _side_by_side(
-    run: Run, jobs: list[Job], context: Context, num_workers: int, threads: int
-) -> Iterator[tuple[Job, Outcome]]:
+def _side_by_side(run: Run, jobs: list[Job], contexts: list[Context]) -> Iterator[tuple[Job, Outcome]]:
     queue = deque(jobs)
-    workers = [_start(run.path, context, threads) for _ in range(num_workers)]
+    workers = [_start(run.path, context) for context in contexts]
     try:
         for worker in workers:
             _hand_over(worker, queue)
@@ -95,8 +119,8 @@ def _side_by_side(
                 try:
                     outcome = worker.connection.recv()
                 except (EOFError, ConnectionResetError):
-                    outcome = _bury(run, worker, job, context)
-                    worker = workers[number] = _start(run.path, context, threads)  # noqa: PLW2901
+                    outcome = _bury(run, worker, job, contexts[number])
+                    worker = workers[number] = _start(run.path, contexts[number])  # noqa: PLW2901
                 if isinstance(outcome, Exception):
                     raise outcome
                 _hand_over(worker, queue)
@@ -110,9 +134,9 @@ def _side_by_side(
             worker.process.join(timeout=10)
 
 
-def _start(run_path: Path, context: Context, threads: int) -> _Worker:
+def _start(run_path: Path, context: Context) -> _Worker:
     ours, theirs = _spawn.Pipe()
-    process = _spawn.Process(target=_work, args=(theirs, run_path, context, threads), daemon=True)
+    process = _spawn.Process(target=_work, args=(theirs, run_path, context), daemon=True)
     process.start()
     theirs.close()
     return _Worker(process, ours)
@@ -134,7 +158,7 @@ def _bury(run: Run, worker: _Worker, job: Job, context: Context) -> Outcome:
         writer.close()
 
 
-def _work(connection: Connection, run_path: Path, context: Context, threads: int) -> None:
+def _work(connection: Connection, run_path: Path, context: Context) -> None:
     """Body of a worker: take jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     process = multiprocessing.current_process().pid
@@ -151,7 +175,7 @@ def _work(connection: Connection, run_path: Path, context: Context, threads: int
         except (EOFError, ConnectionResetError):
             break
         try:
-            answer: Outcome | Exception = score_job(run, writer, job, context, threads=threads)
+            answer: Outcome | Exception = score_job(run, writer, job, context)
         except Exception as error:  # noqa: BLE001 - the parent decides: a full disk ends the run, with its message
             answer = error
         try:

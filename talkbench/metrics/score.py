@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from talkbench.metrics import drift
 from talkbench.metrics.base import RUNNERS, Context, Output, Runner, Scores, params_digest
 from talkbench.provenance import device_name, environment_id
 from talkbench.schema import ClipRecord, DecodedFacts, Problem, ScoreRow, Sidecar
+from talkbench.weights.catalog import WeightFile, WeightsKind
 
 _log = logging.getLogger(__name__)
 
@@ -37,10 +38,15 @@ class Metric:
     Attributes:
         name: Runner name.
         params: Instance of the runner's `params_type`, or None for its defaults.
+        weights: Weight name -> file.
+        unavailable: Why it cannot run here (a weight file or a package is missing): its rows say so, and are computed
+            as soon as it can.
     """
 
     name: str
     params: Any = None
+    weights: Mapping[str, WeightFile] = field(default_factory=dict)
+    unavailable: Problem | None = None
 
     @property
     def runner_type(self) -> type[Runner]:
@@ -53,19 +59,35 @@ class Metric:
         """Digest of the parameters in force."""
         return params_digest(self.params if self.params is not None else self.runner_type.params_type())
 
+    @property
+    def weight_digests(self) -> dict[str, str]:
+        """Weight name -> sha256."""
+        return {name: file.sha256 for name, file in sorted(self.weights.items())}
+
+    @property
+    def weights_kind(self) -> WeightsKind | Literal["none"]:
+        """The least trusted kind among the weight files."""
+        kinds = {file.kind for file in self.weights.values()}
+        order: tuple[WeightsKind, ...] = ("unverified", "mini-domain", "released")
+        return next((kind for kind in order if kind in kinds), "none")
+
     def key(self, record: ClipRecord) -> str:
         """Return the score key of this metric on a clip."""
         runner = self.runner_type
         has_series = any(output.series for output in runner.outputs)
-        needs_sidecar = runner.needs.truth or runner.needs.timing
+        inputs = {}
+        if runner.needs.truth or runner.needs.timing:
+            inputs["sidecar"] = record.sidecar_sha256 or "none"
+        if self.unavailable is not None:
+            inputs["unavailable"] = str(self.unavailable.reason)
         return score_key(
             clip_sha256=record.sha256,
             metric=self.name,
             metric_version=f"{runner.version}+drift{drift.VERSION}" if has_series else runner.version,
             params=self.params_digest,
             decode_policy=decode.POLICY,
-            weights={},
-            inputs={"sidecar": record.sidecar_sha256 or "none"} if needs_sidecar else {},
+            weights=self.weight_digests,
+            inputs=inputs,
         )
 
 
@@ -124,8 +146,6 @@ def score_clip(
     metrics: tuple[Metric, ...],
     sidecar: Sidecar | Problem | None,
     context: Context,
-    *,
-    threads: int = 1,
 ) -> Scored:
     """Run `metrics` over one clip; never raises for a property of the clip or an exception of a runner.
 
@@ -133,18 +153,18 @@ def score_clip(
         record: The clip.
         metrics: What to compute.
         sidecar: Its sidecar, or why that cannot be read (costs only the metrics that need it).
-        context: Device of the runners.
-        threads: Decoder threads.
+        context: Device of the runners, and threads of networks and decoder.
     """
     began = time.perf_counter()
-    lanes = [_Lane(metric, metric.runner_type(metric.params, context)) for metric in metrics]
+    lanes = [_lane(metric, context) for metric in metrics]
     if isinstance(sidecar, Problem):
         for lane in lanes:
-            lane.problem = sidecar if lane.runner.needs.truth or lane.runner.needs.timing else None
+            if lane.runner.needs.truth or lane.runner.needs.timing:
+                lane.problem = sidecar
         sidecar = None
     if record.problem is None and record.video is not None:
         try:
-            record = _Pass(record, sidecar, lanes, threads).run()
+            record = _Pass(record, sidecar, lanes, context.threads or 1).run()
         except Unscorable as error:
             problem = Problem(status=error.status, reason=error.reason, message=error.message)
             record = record.model_copy(update={"problem": problem})
@@ -154,6 +174,11 @@ def score_clip(
     seconds = time.perf_counter() - began
     rows = [row for lane in lanes for row in _rows(record, lane, seconds, context)]
     return Scored(record, rows)
+
+
+def _lane(metric: Metric, context: Context) -> _Lane:
+    runner = metric.runner_type(metric.params, replace(context, weights=metric.weights))
+    return _Lane(metric, runner, problem=metric.unavailable)
 
 
 class _Pass:
@@ -198,6 +223,7 @@ class _Pass:
                 has_audio=self._record.audio is not None,
                 truth=self._sidecar.truth if needs.truth else None,
                 timing=self._sidecar.timing if needs.timing else None,
+                path=self._path if needs.file else None,
             )
             lane.guard("start", _refuse_deaf, needs.audio_rate_hz, facts)
             lane.guard("start", lane.runner.start, facts)
@@ -308,7 +334,7 @@ def _row(
         metric=lane.metric.name,
         metric_version=lane.runner.version,
         params=lane.metric.params_digest,
-        output=output.id,
+        output=output.scored_with(lane.metric.weights_kind).id,
         value=value,
         unit=output.unit,
         status=status,
@@ -316,6 +342,8 @@ def _row(
         message=problem.message if problem else None,
         details=lane.scores.details if lane.scores and not problem else {},
         windows=windows if not problem else None,
+        weights=lane.metric.weight_digests,
+        weights_kind=lane.metric.weights_kind,
         clip_sha256=record.sha256,
         pixels_digest=record.decoded.pixels_digest if record.decoded else None,
         env=environment_id(),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from talkbench.metrics.base import RUNNERS, Output
+from talkbench.metrics.base import RUNNERS, Output, Runner, as_scored
 from talkbench.metrics.drift import outputs as drift_outputs
 from talkbench.schema import Suite
 from talkbench.stats.intervals import Interval, mean_interval
@@ -78,10 +78,10 @@ def known_outputs() -> dict[str, Output]:
     """Return every output that a registered runner can produce, drift included, by id."""
     found: dict[str, Output] = {}
     for name in RUNNERS.names():
-        for output in RUNNERS.get(name).outputs:
-            found[output.id] = output
-            if output.series:
-                found.update({drifted.id: drifted for drifted in drift_outputs(output)})
+        runner: type[Runner] = RUNNERS.get(name)
+        for output in runner.outputs:
+            drifting = drift_outputs(output) if output.series else ()
+            found.update({made.id: made for made in as_scored((output, *drifting), runner.needs)})
     return found
 
 
@@ -206,11 +206,10 @@ def _notes(rows: list[Row], complete: bool, cells: dict[str, Cell]) -> tuple[str
         different = {row[name] for row in rows}
         if len(different) > 1:
             notes.append(f"rows from {len(different)} different {what} are mixed")
-    kinds = {row["weights_kind"] for row in rows} - {"none", "released"}
-    if kinds:
-        notes.append(f"scored with {' and '.join(sorted(kinds))} weights: not comparable with published scores")
-    if len({row["weights_kind"] for row in rows}) > 1:
-        notes.append("rows scored with different kinds of weights are mixed")
+    for kind in {row["weights_kind"] for row in rows} - {"none", "released"}:
+        notes.append(f"scored with {kind} weights: not comparable with published scores")
+    if len({tuple(sorted(row["weights"].items())) for row in rows}) > 1:
+        notes.append("rows scored with different weight files are mixed")
     if (
         not complete
         and len([cell for cell in cells.values() if cell.num_ok]) > 1

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from talkbench import atomic, migrate
 from talkbench.errors import TalkbenchError
 from talkbench.ids import key
-from talkbench.schema import ClipRecord, Record, RunRecord, SessionRecord, Suite, SystemRecord, now
+from talkbench.schema import UNAVAILABLE, ClipRecord, Record, RunRecord, SessionRecord, Suite, SystemRecord, now
 from talkbench.store.rows import RowStore
 
 _log = logging.getLogger(__name__)
@@ -133,16 +133,18 @@ class Run:
     def current_rows(self) -> list[dict[str, Any]]:
         """Return the rows of current clips, in order of system, item and output.
 
-        If a metric was scored with several settings or versions, the rows of the one scored last are taken, per clip.
+        If a metric was scored with several settings or versions, the rows of the one scored last are taken, per clip;
+        rows that only say that weights were missing come after any others.
         """
         self.rows.refresh()
         current = {record.clip_key for record in self.clips()}
         rows = [row for row in self.rows.rows() if row["clip_key"] in current]
-        newest: dict[tuple[str, str], tuple[str, str]] = {}
+        newest: dict[tuple[str, str], tuple[bool, str, str]] = {}
         for row in rows:
             name = (row["clip_key"], row["metric"])
-            newest[name] = max(newest.get(name, ("", "")), (row["written_at"], row["score_key"]))
-        chosen = [row for row in rows if row["score_key"] == newest[row["clip_key"], row["metric"]][1]]
+            rank = (row["reason"] not in UNAVAILABLE, row["written_at"], row["score_key"])
+            newest[name] = max(newest.get(name, rank), rank)
+        chosen = [row for row in rows if row["score_key"] == newest[row["clip_key"], row["metric"]][2]]
         return sorted(chosen, key=lambda row: (row["system"], row["item"], row["output"]))
 
     @contextlib.contextmanager

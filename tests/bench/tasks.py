@@ -77,7 +77,7 @@ def score(clip: Path, names: str) -> dict[str, float]:
 
     began = time.perf_counter()
     record = _record(FOLDER, None, "bench", clip.stem, [clip])
-    scored = score_clip(record, tuple(Metric(name) for name in names.split(",")), None, Context(), threads=2)
+    scored = score_clip(record, tuple(Metric(name) for name in names.split(",")), None, Context("cpu", 2))
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "value": next(row.value for row in scored.rows if row.value is not None)}
 

@@ -20,6 +20,7 @@ import pytest
 
 from talkbench import api
 from talkbench.errors import TalkbenchError
+from talkbench.metrics.base import RUNNERS
 from talkbench.store.run import Run
 from tests.support import ROOT, make_clip, make_raw, moving_square, talkbench, tone
 
@@ -153,7 +154,7 @@ def test_two_files_for_one_item_and_a_name_that_is_no_text_are_rows_too(scored: 
 def test_every_file_has_a_row_for_every_metric(scored: Run) -> None:
     rows = scored.current_rows()
     for item in {record.item for record in scored.clips()}:
-        assert {r["metric"] for r in rows if r["item"] == item} == {"flicker", "motion", "speed", "av"}
+        assert {r["metric"] for r in rows if r["item"] == item} == set(RUNNERS.names())
 
 
 def test_failures_are_shown_by_status_and_report_and_leave_with_3(scored: Run, tmp_path: Path) -> None:

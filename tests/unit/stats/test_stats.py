@@ -179,7 +179,10 @@ def test_mixed_rows_are_marked(name: str, values: list[str]) -> None:
 
 
 def test_scores_from_other_than_released_weights_are_marked() -> None:
-    rows = [row("a", "i0", 0.9, weights_kind="unverified"), row("b", "i0", 0.9, weights_kind="released")]
+    rows = [
+        row("a", "i0", 0.9, weights_kind="unverified", weights={"dino": "1"}),
+        row("b", "i0", 0.9, weights_kind="released", weights={"dino": "2"}),
+    ]
     notes = " ".join(column(rows, ["a", "b"], ["i0"]).notes)
     assert "unverified" in notes
     assert "mixed" in notes

@@ -1,0 +1,1 @@
+"""Official weight files: what they are (`catalog.yaml`), where they lie (`store`), how they are read (`read`)."""
