@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test bench lint lock clean
+.PHONY: demo test bench bench-metrics lint lock clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/core: pyproject.toml constraints.txt
@@ -30,6 +30,9 @@ lint: $(VENV)/dev   ## style and types
 
 bench: $(VENV)/dev   ## time and memory, as ratios in one run
 	$(BIN)/python -m tests.bench
+
+bench-metrics: $(VENV)/dev   ## network metrics against the official packages; installs those the first time
+	$(BIN)/python -m tests.bench.metrics
 
 lock:   ## constraints.txt from a clean environment with the newest releases
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

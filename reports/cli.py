@@ -11,9 +11,7 @@ import typer
 def report(
     spec: Annotated[
         str,
-        typer.Argument(
-            help="table1, table2, table3, table4, drift, speed, figures, page, or the path of a .yaml spec."
-        ),
+        typer.Argument(help="table1 to table4, drift, speed, meaning, figures, page, or the path of a .yaml spec."),
     ],
     run: Annotated[Path, typer.Option("--run", "-r", help="Run folder.")],
     format: Annotated[  # noqa: A002
@@ -32,6 +30,8 @@ def report(
 
     talkbench report table1 --run runs/demo --format md,tex,csv,html
 
+    talkbench report meaning --run runs/demo
+
     talkbench report page --run runs/demo
     """
     from talkbench.cli import console
@@ -46,6 +46,11 @@ def report(
 
         for path in figures.write(opened, folder, _names(format) or ("svg", "png", "pdf")):
             console.say(str(path))
+        return
+    if spec == "meaning":
+        from . import meaning
+
+        meaning.show(meaning.readings(opened.current_rows()), console.out)
         return
     if spec == "page":
         from . import html

@@ -26,7 +26,7 @@ from talkbench.stats import aggregate
 from talkbench.store.run import Run
 from talkbench.validity import known_answers
 
-from . import build, figures, page_data, quoted, render, spec
+from . import build, figures, meaning, page_data, quoted, render, spec
 from .page_data import Source
 from .table import ARROWS, Column, Table, number
 
@@ -43,7 +43,10 @@ _PHRASES = (
     ("drift.seam_strength.", "has weaker seams in {what} than"),
     ("vbench.temporal_flickering", "is steadier than"),
     ("motion.amount", "moves more than"),
+    ("vbench.motion_smoothness", "moves more smoothly than"),
     ("av.offset", "is closer to being in step than"),
+    ("sync.frame.confidence", "fits its sound better than"),
+    ("sync.frame.offset_frames", "is closer to being in step than"),
 )
 _DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "zero": "zero is best"}
 
@@ -97,6 +100,7 @@ def render_page(run: Run, folder: Path, policy: aggregate.Policy) -> str:
         "verdicts": _verdicts(source),
         "quoted": [_shown(quoted.table(name)) for name in QUOTED],
         "findings": quoted.findings(),
+        "readings": meaning.readings(source.rows),
         "coverage": _coverage(source),
         "problems": _problems(source),
         "notes": _clip_notes(source),

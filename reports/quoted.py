@@ -87,6 +87,12 @@ def findings() -> tuple[Finding, ...]:
     return tuple(Finding.model_validate(entry) for entry in _read("inconsistencies.yaml")["findings"])
 
 
+def reading() -> list[dict[str, str]]:
+    """Return what the report's columns can and cannot mean; `evidence` names a function of `meaning`."""
+    found: list[dict[str, str]] = _read("reading.yaml")["columns"]
+    return found
+
+
 def _read(name: str) -> Any:
     return yaml.safe_load((spec.folder() / "published" / PAPER / name).read_text(encoding="utf-8"))
 

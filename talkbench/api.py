@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from talkbench import atomic
 from talkbench.errors import TalkbenchError
 from talkbench.manifests import load as manifests
 from talkbench.metrics import base, jobs, pool
 from talkbench.metrics.score import Metric
-from talkbench.mini.suite import mini_suite
+from talkbench.mini.suite import is_mini
 from talkbench.progress import Progress, Silent
 from talkbench.provenance import describe
 from talkbench.registry import suggest
@@ -31,9 +28,7 @@ from talkbench.weights import store as weights
 if TYPE_CHECKING:
     import pandas as pd
 
-    from talkbench.calibrate.compare import Difference
     from talkbench.stats.compare import Comparison
-    from talkbench.validity.battery import Verdict
 
 PathLike = str | os.PathLike[str]
 
@@ -48,6 +43,7 @@ class Summary:
         written: Rows written, by status.
         reused: Clips whose rows came from equal work done before.
         failures: One message per clip that could not be generated.
+        unavailable: Metric -> why it cannot run here, and what to do.
     """
 
     run: Path
@@ -55,6 +51,7 @@ class Summary:
     written: dict[str, int]
     reused: int = 0
     failures: tuple[str, ...] = ()
+    unavailable: dict[str, Problem] = field(default_factory=dict)
 
     @property
     def any_failed(self) -> bool:
@@ -96,9 +93,18 @@ def score(
         TalkbenchError: If the request is wrong; whatever was scored before stays.
     """
     given = [clips] if isinstance(clips, str | os.PathLike) else list(clips)
-    chosen = _choose(metrics, params or {}, Path(weights_dir) if weights_dir else None, allow_unverified)
+    runners = base.select(list(metrics))
+    with_params = {runner.name: _params(runner, (params or {}).get(runner.name)) for runner in runners}
+    _refuse_unknown_params(params or {}, list(with_params))
     devices = pool.devices(device)
     run, sources = _open(given, Path(out) if out is not None else None, suite)
+    located = weights.locate(
+        sorted({name for runner in runners for name in runner.needs.weights}),
+        weights_dir=Path(weights_dir) if weights_dir else None,
+        allow_unverified=allow_unverified,
+        drawn=is_mini(run.suite),
+    )
+    chosen = tuple(_metric(runner, with_params[runner.name], located) for runner in runners)
     report = progress or Silent()
     config = {
         "clips": [f"{source.name}={source.folder.resolve()}" for source in sources],
@@ -177,7 +183,7 @@ def run(
         rerun=rerun,
         progress=progress,
     )
-    return Summary(scored.run, scored.num_clips, scored.written, scored.reused, made.failures)
+    return replace(scored, failures=made.failures)
 
 
 def plan(
@@ -260,126 +266,6 @@ def compare(run_folder: PathLike, first: str, second: str, *, outputs: Sequence[
     return found
 
 
-def validity(
-    metrics: Sequence[str],
-    out: PathLike,
-    *,
-    clips: PathLike | None = None,
-    params: dict[str, dict[str, Any]] | None = None,
-    weights_dir: PathLike | None = None,
-    allow_unverified: bool = False,
-    device: str = "cpu",
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> list[Verdict]:
-    """Degrade clips in known ways, score them, and judge how each output responds; resumes like any run.
-
-    Args:
-        metrics: Runner or group names.
-        out: Run folder: the degraded clips, their rows, and `validity.json`.
-        clips: Folder of at least two clips; the short items of talkbench-mini by default.
-        params: As in `score`.
-        weights_dir: As in `score`.
-        allow_unverified: As in `score`; scores of unverified weights are shown and not judged.
-        device: As in `score`.
-        jobs: As in `score`.
-        progress: Told about every clip.
-
-    Raises:
-        TalkbenchError: If a name is unknown, or there are fewer than two clips.
-    """
-    from talkbench.validity import battery
-    from talkbench.validity import make as degraded
-
-    folder = Path(out)
-    outputs = [output.id for runner in base.select(list(metrics)) for output in runner.outputs]
-    degradations = battery.needed(outputs)
-    if not degradations:
-        raise TalkbenchError(f"no known degradation says anything about {', '.join(metrics)}.")
-    suite = None
-    if clips is None:
-        suite = mini_suite(num_long=0)
-        source = generate(suite, ["recorded"], folder / "source", jobs=jobs, progress=progress)
-        clips = source.run / "clips" / "recorded"
-    found = sorted(Path(clips).rglob("*.mp4"))
-    tasks = degraded.plan(found, degradations, folder / "clips")
-    if tasks:
-        degraded.make(tasks, num_workers=jobs or os.cpu_count() or 1, progress=progress or Silent())
-    score(
-        sorted(path for path in (folder / "clips").iterdir() if path.is_dir()),
-        folder,
-        suite=suite,
-        metrics=metrics,
-        params=params,
-        weights_dir=weights_dir,
-        allow_unverified=allow_unverified,
-        device=device,
-        jobs=jobs,
-        progress=progress,
-    )
-    verdicts = battery.judge(Run(folder).current_rows())
-    text = json.dumps([verdict.as_dict() for verdict in verdicts], indent=1, allow_nan=False)
-    atomic.write_text(folder / "validity.json", text + "\n")
-    return verdicts
-
-
-def calibrate(
-    oracle: str,
-    clips: PathLike,
-    weights_dir: PathLike,
-    out: PathLike,
-    *,
-    python: PathLike | None = None,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-) -> list[Difference]:
-    """Score clips with our code and with an official package on the same weights, and return the differences.
-
-    Args:
-        oracle: ``vbench``, ``syncnet`` or ``pyiqa``.
-        clips: Folder of .mp4 files.
-        weights_dir: Folder with the official weight files; any weights will do, since both sides use the same.
-        out: Run folder: our rows, and `calibrate-<oracle>.json`.
-        python: Interpreter of an environment that has the package; installed from the committed lock by default.
-        jobs: As in `score`.
-        progress: Told about every clip.
-
-    Raises:
-        TalkbenchError: If the name is unknown, or the folder holds no clip.
-        PrerequisiteError: If the official package cannot be installed or fails.
-    """
-    from talkbench.calibrate import compare as calibration
-    from talkbench.calibrate import environment
-
-    if oracle not in calibration.ORACLES:
-        known = list(calibration.ORACLES)
-        raise TalkbenchError(f"unknown package {oracle!r}.{suggest(oracle, known)} Known: {', '.join(known)}.")
-    chosen = calibration.ORACLES[oracle]
-    found = sorted(Path(clips).resolve().glob("*.mp4"))
-    if not found:
-        raise TalkbenchError(f"{clips} holds no .mp4 file; the official packages read nothing else.")
-    report = progress or Silent()
-    score(
-        clips,
-        out,
-        metrics=chosen.runners,
-        params=chosen.params,
-        weights_dir=weights_dir,
-        allow_unverified=True,
-        jobs=jobs,
-        progress=report,
-    )
-    interpreter = environment.interpreter(oracle, Path(python) if python else None, report)
-    report.start(f"official {oracle}", 1)
-    with tempfile.TemporaryDirectory() as work:
-        official = chosen.values(interpreter, found, Path(weights_dir).resolve(), Path(work))
-    report.finish()
-    differences = calibration.compare(chosen, Run(Path(out)).current_rows(), official, found)
-    text = json.dumps([difference.as_dict() for difference in differences], indent=1, allow_nan=False)
-    atomic.write_text(Path(out) / f"calibrate-{oracle}.json", text + "\n")
-    return differences
-
-
 def load_rows(run_folder: PathLike) -> pd.DataFrame:
     """Return the current rows of a run as a DataFrame, one line per clip and output."""
     from talkbench.store.frame import to_frame
@@ -450,27 +336,14 @@ def _score(
     progress.start("score", len(left))
     pool.score_all(run, left, devices, num_workers=num_jobs, on_outcome=note)
     progress.finish()
-    return Summary(run.path, len(records), dict(written), reused=len(planned) - len(left))
+    why = {metric.name: metric.unavailable for metric in metrics if metric.unavailable is not None}
+    return Summary(run.path, len(records), dict(written), reused=len(planned) - len(left), unavailable=why)
 
 
-def _choose(
-    names: Sequence[str], params: dict[str, dict[str, Any]], weights_dir: Path | None, allow_unverified: bool
-) -> tuple[Metric, ...]:
-    """Return the metrics with their parameters and weight files; what cannot run here knows why."""
-    runners = base.select(list(names))
-    needed = {name for runner in runners for name in runner.needs.weights}
-    located = weights.locate(sorted(needed), weights_dir=weights_dir, allow_unverified=allow_unverified)
-    chosen = tuple(
-        Metric(
-            runner.name,
-            _params(runner, params.get(runner.name)),
-            {name: located.files[name] for name in runner.needs.weights if name in located.files},
-            _unavailable(runner, located),
-        )
-        for runner in runners
-    )
-    _refuse_unknown_params(params, chosen)
-    return chosen
+def _metric(runner: type[base.Runner], params: Any, located: weights.Located) -> Metric:
+    """Return a runner with its parameters and weight files; if it cannot run here, it knows why."""
+    files = {name: located.files[name] for name in runner.needs.weights if name in located.files}
+    return Metric(runner.name, params, files, _unavailable(runner, located))
 
 
 def _unavailable(runner: type[base.Runner], located: weights.Located) -> Problem | None:
@@ -478,14 +351,17 @@ def _unavailable(runner: type[base.Runner], located: weights.Located) -> Problem
     if runner.needs.weights and find_spec("torch") is None:
         message = f"{runner.name} needs PyTorch: pip install 'talkbench[metrics]'"
         return Problem(status="skipped", reason="no-torch", message=message)
-    messages = [located.missing[name] for name in runner.needs.weights if name in located.missing]
-    return Problem(status="skipped", reason="no-weights", message=" ".join(messages)) if messages else None
+    damaged = [located.damaged[name] for name in runner.needs.weights if name in located.damaged]
+    if damaged:
+        return Problem(status="failed", reason="bad-weights", message=" ".join(damaged))
+    missing = [located.missing[name] for name in runner.needs.weights if name in located.missing]
+    return Problem(status="skipped", reason="no-weights", message=" ".join(missing)) if missing else None
 
 
 def _params(runner: type[base.Runner], given: dict[str, Any] | None) -> Any:
     if not given:
         return None
-    known = [field.name for field in fields(runner.params_type)]
+    known = [entry.name for entry in fields(runner.params_type)]
     for name in given:
         if name not in known:
             raise TalkbenchError(
@@ -495,8 +371,7 @@ def _params(runner: type[base.Runner], given: dict[str, Any] | None) -> Any:
     return runner.params_type(**given)
 
 
-def _refuse_unknown_params(params: dict[str, dict[str, Any]], metrics: tuple[Metric, ...]) -> None:
-    chosen = [metric.name for metric in metrics]
+def _refuse_unknown_params(params: dict[str, dict[str, Any]], chosen: list[str]) -> None:
     for name in params:
         if name not in chosen:
             raise TalkbenchError(

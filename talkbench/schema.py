@@ -22,7 +22,7 @@ Status = Literal["ok", "unscorable", "failed", "skipped"]
 Better = Literal["higher", "lower", "zero"]
 Tier = str
 
-UNAVAILABLE = ("no-weights", "no-torch")
+UNAVAILABLE = ("no-weights", "bad-weights", "no-torch")
 """Reasons of rows that wait for something to be installed; any other row of the metric is preferred to them."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -34,11 +34,11 @@ def calibrate(
     from rich.markup import escape
     from rich.table import Table
 
-    from talkbench import api
+    from talkbench import checks
     from talkbench.cli import console
 
     folder = out or Path("runs") / f"calibrate-{package}"
-    found = api.calibrate(package, clips, weights_dir, folder, python=python, jobs=jobs, progress=console.progress())
+    found = checks.calibrate(package, clips, weights_dir, folder, python=python, jobs=jobs, progress=console.progress())
     beyond = [difference for difference in found if not difference.agrees]
     if json:
         console.print_json([difference.as_dict() for difference in found])

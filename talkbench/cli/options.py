@@ -41,12 +41,14 @@ def finish(summary: Summary, *, as_json: bool) -> None:
                 "rows": summary.written,
                 "reused": summary.reused,
                 "failures": list(summary.failures),
+                "unavailable": {name: problem.message for name, problem in summary.unavailable.items()},
             }
         )
     else:
         rows = ", ".join(f"{count} {status}" for status, count in summary.written.items()) or "nothing new"
         reused = f"; {summary.reused} files reused from earlier work" if summary.reused else ""
         console.say(f"{summary.run}: {summary.num_clips} clips, rows written: {rows}{reused}")
+        _print_unavailable(summary)
         for failure in summary.failures:
             console.say(f"  failed: {failure}")
         if summary.any_failed:
@@ -55,6 +57,16 @@ def finish(summary: Summary, *, as_json: bool) -> None:
         console.say(f"  next: talkbench report page --run {summary.run}")
     if summary.any_failed:
         raise typer.Exit(console.EXIT_SOME_FAILED)
+
+
+def _print_unavailable(summary: Summary) -> None:
+    """Say in one line what lacks weights, and in full what has another reason."""
+    lacking = [name for name, problem in summary.unavailable.items() if problem.reason == "no-weights"]
+    if lacking:
+        console.say(f"  not computed for lack of weights: {', '.join(lacking)} (talkbench weights list)")
+    for name, problem in summary.unavailable.items():
+        if name not in lacking:
+            console.say(f"  {name} not computed: {problem.message}")
 
 
 def _print_summaries(run: Path) -> None:

@@ -34,10 +34,10 @@ def validity(
 
     talkbench validity sync --out runs/validity
     """
-    from talkbench import api
+    from talkbench import checks
     from talkbench.cli import console
 
-    verdicts = api.validity(
+    verdicts = checks.validity(
         metric,
         out,
         clips=clips,

@@ -80,6 +80,11 @@ def mini_suite(
     )
 
 
+def is_mini(suite: Suite) -> bool:
+    """Return whether a suite is talkbench-mini, of any size: all its people are drawn."""
+    return bool(suite.items) and all((item.generator or {}).get("name") == "mini" for item in suite.items or ())
+
+
 def _item(item_id: str, tier: str, seconds: float, person: int, seed: int, height: int, width: int) -> Item:
     identity = sample_identity(SEED + person)
     generator: dict[str, Any] = {"name": "mini", "version": GENERATOR_VERSION, "identity_seed": SEED + person}

@@ -51,6 +51,9 @@ class Entry(BaseModel):
     urls: tuple[_Url, ...] = Field(default=(), description="Official addresses, tried in order; of a folder: its base.")
     parts: tuple[_Name, ...] = Field(default=(), description="Files of the folder besides its index and shards.")
     packaged: bool = Field(default=False, description="Comes with talkbench, in `weights/mini/`; never fetched.")
+    stands_in_for: str = Field(
+        default="", description="Weights whose place it takes on drawn clips, if they are absent."
+    )
     about_megabytes: float = Field(gt=0, description="Published size, rounded, 10^6 bytes; no exact one is published.")
     sha256: _Digest | None = Field(default=None, description="Published digest, whole or quoted in short.")
     licence: str = Field(min_length=1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from talkbench import atomic
 from talkbench.config import cache_folder
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest, sha256_file
-from talkbench.weights.catalog import Entry, WeightFile, WeightsKind, entries
+from talkbench.weights.catalog import Entry, WeightFile, WeightsKind, catalog, entries
 from talkbench.weights.read import BadWeights, inspect, shard_files
 
 _log = logging.getLogger(__name__)
@@ -37,10 +37,12 @@ class Located:
     Attributes:
         files: Catalog name -> the file to use.
         missing: Catalog name -> one sentence: what is missing, where it was looked for, how to get it.
+        damaged: Catalog name -> one sentence: which file is not what its name promises, and how to get it.
     """
 
-    files: dict[str, WeightFile]
-    missing: dict[str, str]
+    files: dict[str, WeightFile] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    damaged: dict[str, str] = field(default_factory=dict)
 
 
 class FetchedFile(BaseModel):
@@ -61,26 +63,31 @@ class FetchRecord(BaseModel):
     files: dict[str, FetchedFile]
 
 
-def locate(names: Iterable[str], *, weights_dir: Path | None, allow_unverified: bool) -> Located:
+def locate(names: Iterable[str], *, weights_dir: Path | None, allow_unverified: bool, drawn: bool = False) -> Located:
     """Find weight files by catalog name.
 
     Args:
         names: Catalog names.
         weights_dir: Folder with files under their official names; looked at first.
         allow_unverified: Accept files whose origin nothing vouches for.
+        drawn: The clips are talkbench-mini's: packaged mini-domain weights may take the place of missing ones.
 
     Raises:
-        TalkbenchError: If a name is unknown, a file found is damaged, or nothing vouches for one.
+        TalkbenchError: If a name is unknown, or nothing vouches for a file.
     """
-    located = Located({}, {})
+    located = Located()
     refused = []
     for entry in entries(list(names)):
-        path = find(entry, weights_dir)
-        if path is None:
+        at_hand = [(each, find(each, weights_dir)) for each in (entry, *(_stand_ins(entry) if drawn else ()))]
+        chosen = next(((each, path) for each, path in at_hand if path is not None), None)
+        if chosen is None:
             located.missing[entry.name] = missing_message(entry, weights_dir)
             continue
-        found = examine(entry, path)
-        located.files[entry.name] = found
+        try:
+            found = located.files[entry.name] = examine(*chosen)
+        except BadWeights as error:
+            located.damaged[entry.name] = str(error)
+            continue
         if found.kind == "unverified" and not allow_unverified:
             refused.append(unverified_message(entry, found))
     if refused:
@@ -89,6 +96,10 @@ def locate(names: Iterable[str], *, weights_dir: Path | None, allow_unverified: 
             "and never share a column with scores from released weights."
         )
     return located
+
+
+def _stand_ins(entry: Entry) -> tuple[Entry, ...]:
+    return tuple(other for other in catalog().values() if other.stands_in_for == entry.name)
 
 
 def find(entry: Entry, weights_dir: Path | None) -> Path | None:

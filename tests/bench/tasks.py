@@ -58,6 +58,22 @@ def make_clip(path: Path, seconds: int) -> None:
             shift = [ends[index] - first[index] for index in range(len(streams))]
 
 
+def make_face_clip(path: Path, seconds: int) -> None:
+    """Draw a talking person of talkbench-mini at 720x416, with speech."""
+    from talkbench.media.encode import Encoding, write_clip
+    from talkbench.mini.suite import Performance, mini_suite
+
+    suite = mini_suite(num_short=0, num_long=1, long_seconds=max(60, seconds), height=HEIGHT, width=WIDTH)
+    performance = Performance(suite.items[0].model_copy(update={"duration_seconds": float(seconds)}))
+    write_clip(
+        path,
+        performance.frames(),
+        frame_rate=Fraction(RATE),
+        audio_N=performance.audio(),
+        encoding=Encoding(crf=16),
+    )
+
+
 def make_folder(folder: Path, count: int, seconds: int) -> None:
     """Write `count` different clips: the same pictures with another comment, so that no two files are equal."""
     folder.mkdir()
@@ -80,6 +96,32 @@ def score(clip: Path, names: str) -> dict[str, float]:
     scored = score_clip(record, tuple(Metric(name) for name in names.split(",")), None, Context("cpu", 2))
     seconds = time.perf_counter() - began
     return {"seconds": seconds, "value": next(row.value for row in scored.rows if row.value is not None)}
+
+
+def score_weights(clip: Path, names: str, weights: Path, precision: str) -> dict[str, float]:
+    """Our pass with networks over a clip, weights read from disk; `all` is all of them at once."""
+    from talkbench.manifests.load import FOLDER
+    from talkbench.metrics.base import RUNNERS, Context
+    from talkbench.metrics.score import Metric, score_clip
+    from talkbench.systems.scan import _record
+    from talkbench.weights import store
+
+    chosen = ["flicker", "subject", "background", "smoothness", "sync"] if names == "all" else [names]
+    metrics = []
+    for name in chosen:
+        runner = RUNNERS.get(name)
+        located = store.locate(runner.needs.weights, weights_dir=weights, allow_unverified=True)
+        has_precision = "precision" in runner.params_type.__dataclass_fields__
+        params = runner.params_type(precision=precision) if has_precision and name != "qalign" else None
+        metrics.append(Metric(name, params, located.files))
+    began = time.perf_counter()
+    record = _record(FOLDER, None, "bench", clip.stem, [clip])
+    scored = score_clip(record, tuple(metrics), None, Context("cpu", 2))
+    seconds = time.perf_counter() - began
+    without = [row.output for row in scored.rows if row.status != "ok"]
+    if without:
+        raise SystemExit(f"no value for {', '.join(without)}: {scored.rows[0].message}")
+    return {"seconds": seconds, "value": float(scored.rows[0].value or 0)}
 
 
 def official_flicker(clip: Path) -> dict[str, float]:
@@ -111,6 +153,11 @@ def main() -> None:
     if task == "make-clip":
         make_clip(paths[0], int(arguments[1]))
         result: dict[str, float] = {}
+    elif task == "make-face-clip":
+        make_face_clip(paths[0], int(arguments[1]))
+        result = {}
+    elif task == "score-weights":
+        result = score_weights(paths[0], arguments[1], paths[2], arguments[3])
     elif task == "make-folder":
         make_folder(paths[0], int(arguments[1]), int(arguments[2]))
         result = {}

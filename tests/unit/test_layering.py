@@ -17,7 +17,7 @@ LAYERS = {
     "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
     "store": 4, "systems": 4, "metrics": 4,
     "calibrate": 5, "metrics.score": 5, "metrics.jobs": 5, "metrics.pool": 5, "stats": 5, "validity": 5,
-    "api": 6, "cli": 6, "__init__": 6, "__main__": 6,
+    "api": 6, "checks": 6, "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 PRESENTATION_MAY_USE = ("schema", "store", "stats", "validity", "metrics.base", "metrics.drift", "errors", "atomic",
                         "ids", "registry", "cli.console", "manifests", "speed")  # fmt: skip
