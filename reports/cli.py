@@ -11,7 +11,9 @@ import typer
 def report(
     spec: Annotated[
         str,
-        typer.Argument(help="table1 to table4, drift, speed, meaning, figures, page, or the path of a .yaml spec."),
+        typer.Argument(
+            help="table1 to table4, drift, speed, meaning, figures, validity, page, or the path of a .yaml spec."
+        ),
     ],
     run: Annotated[Path, typer.Option("--run", "-r", help="Run folder.")],
     format: Annotated[  # noqa: A002
@@ -51,6 +53,12 @@ def report(
         from . import meaning
 
         meaning.show(meaning.readings(opened.current_rows()), console.out)
+        return
+    if spec == "validity":
+        from . import responses
+
+        for path in responses.write(opened, folder, _names(format) or ("svg", "png")):
+            console.say(str(path))
         return
     if spec == "page":
         from . import html

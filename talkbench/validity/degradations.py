@@ -108,7 +108,7 @@ def _cast(frame_HWC: Frames, _number: int, level: float, _material: Material) ->
 
 
 def _flicker(frame_HWC: Frames, number: int, level: float, _material: Material) -> Frames:
-    return _levels(frame_HWC + (level if number % 2 else -level))
+    return _levels(frame_HWC + np.float64(level if number % 2 else -level))
 
 
 def _stutter(_frame_HWC: Frames, number: int, level: float, material: Material) -> Frames:
