@@ -323,6 +323,6 @@ def load_syncnet(context: Context) -> SyncNet:
         state = read.state_dict(path)
         net = syncnet.sized_like(state)
         read.load_strict(net, state, path)
-        return net
+        return syncnet.ready(net)
 
     return networks.load(context, "syncnet", build)

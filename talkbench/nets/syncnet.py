@@ -15,7 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 WINDOW_FRAMES = 5
 """Frames that one lip feature sees; T frames give T - 4 features."""
@@ -117,3 +119,19 @@ def sized_like(state: Mapping[str, Tensor]) -> SyncNet:
     if first is None or last is None or first.numel() not in range(1, 97):
         return SyncNet()
     return SyncNet(96 // first.numel(), last.numel())
+
+
+def ready(net: SyncNet) -> SyncNet:
+    """Make a loaded network faster, in place: convolutions take over their normalisation, lips lie channels last.
+
+    Features move by rounding only. Names and shapes are no longer those of the file.
+    """
+    net.eval()
+    for layers in (net.netcnnaud, net.netcnnlip):
+        for number in range(len(layers) - 1):
+            convolution, norm = layers[number], layers[number + 1]
+            if isinstance(convolution, nn.Conv2d | nn.Conv3d) and isinstance(norm, nn.BatchNorm2d | nn.BatchNorm3d):
+                layers[number] = fuse_conv_bn_eval(convolution, norm)
+                layers[number + 1] = nn.Identity()
+    net.netcnnlip.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    return net

@@ -198,6 +198,8 @@ SYSTEMS = (
 
 _FLICKER, _MOTION, _OFFSET = "vbench.temporal_flickering", "motion.amount", "av.offset"
 
+_SYNC = "sync.frame.{}@mini-domain"
+
 EXPECTATIONS = (
     *(
         Expectation(_FLICKER, "short", first, second, "higher")
@@ -219,6 +221,12 @@ EXPECTATIONS = (
     Expectation(f"drift.seam_strength.{_FLICKER}", "long", "recorded", "seams", "lower"),
     Expectation(f"drift.seam_strength.{_FLICKER}", "long", "drift", "seams", "lower"),
     Expectation(_MOTION, "long", "recorded", "static_image"),
+    Expectation(_SYNC.format("confidence"), "short", "recorded", "frozen_mouth", "higher"),
+    Expectation(_SYNC.format("confidence"), "short", "recorded", "static_image", "higher"),
+    Expectation(_SYNC.format("distance"), "short", "recorded", "frozen_mouth", "lower"),
+    Expectation(_SYNC.format("offset_frames"), "short", "recorded", "audio_shifted+2", "zero"),
+    Expectation(_SYNC.format("offset_frames"), "short", "audio_shifted+2", "audio_shifted+5", "zero"),
+    Expectation(_SYNC.format("offset_frames"), "short", "audio_shifted+2", "audio_shifted-5", "zero"),
 )
 
 
