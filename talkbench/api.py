@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ def score(
     out: PathLike | None = None,
     *,
     suite: str | Suite | None = None,
+    items: Sequence[str] = (),
     metrics: Sequence[str] = ("all",),
     params: dict[str, dict[str, Any]] | None = None,
     weights_dir: PathLike | None = None,
@@ -80,6 +82,7 @@ def score(
             systems are taken.
         out: Run folder; may be left out if `clips` is a run folder.
         suite: Suite name, path of a `.jsonl`, or a `Suite`; none for any folder of clips.
+        items: Patterns of item ids, such as ``mini-s*``; all by default.
         metrics: Runner or group names.
         params: Metric name -> parameters that differ from the defaults.
         weights_dir: Folder with weight files under their official names; else the cache that `fetch` fills.
@@ -109,6 +112,7 @@ def score(
     config = {
         "clips": [f"{source.name}={source.folder.resolve()}" for source in sources],
         "suite": run.suite.id,
+        "items": list(items),
         "metrics": [metric.name for metric in chosen],
         "params": params or {},
         "weights_dir": os.fspath(weights_dir) if weights_dir else None,
@@ -118,7 +122,7 @@ def score(
         "rerun": rerun,
     }
     with run.session("score", config, describe(devices[0])):
-        records = _index(run, sources, report)
+        records = _matching(_index(run, sources, report), items)
         return _score(run, records, chosen, devices, jobs, rerun, report)
 
 
@@ -340,10 +344,22 @@ def _score(
     return Summary(run.path, len(records), dict(written), reused=len(planned) - len(left), unavailable=why)
 
 
+def _matching(records: list[ClipRecord], patterns: Sequence[str]) -> list[ClipRecord]:
+    """Return the records whose item id matches any pattern; all without patterns."""
+    if not patterns:
+        return records
+    found = [record for record in records if any(fnmatchcase(record.item, pattern) for pattern in patterns)]
+    if not found:
+        known = sorted({record.item for record in records})
+        raise TalkbenchError(f"no item matches {', '.join(patterns)}. Items: {', '.join(known[:5])}, ...")
+    return found
+
+
 def _metric(runner: type[base.Runner], params: Any, located: weights.Located) -> Metric:
     """Return a runner with its parameters and weight files; if it cannot run here, it knows why."""
-    files = {name: located.files[name] for name in runner.needs.weights if name in located.files}
-    return Metric(runner.name, params, files, _unavailable(runner, located))
+    unavailable = _unavailable(runner, located)
+    files = {name: located.files[name] for name in runner.needs.weights} if unavailable is None else {}
+    return Metric(runner.name, params, files, unavailable)
 
 
 def _unavailable(runner: type[base.Runner], located: weights.Located) -> Problem | None:

@@ -24,6 +24,7 @@ class RunConfig(BaseModel):
     clips: tuple[str, ...] = Field(default=(), description="Folders of clips, each FOLDER or NAME=FOLDER.")
     suite: str | None = Field(default=None, description="Suite name or path; none for any folder of clips.")
     out: str | None = Field(default=None, description="Run folder.")
+    items: tuple[str, ...] = Field(default=(), description="Patterns of item ids; all by default.")
     metrics: tuple[str, ...] = Field(default=("all",), description="Metric or group names.")
     params: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Metric name -> its parameters.")
     systems: tuple[str, ...] = Field(default=(), description="Systems to generate with.")

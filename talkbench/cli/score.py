@@ -48,6 +48,9 @@ def score(
     suite: Annotated[
         str | None, typer.Option(help="Suite name (`talkbench manifest list`) or .jsonl; none for any folder.")
     ] = None,
+    items: Annotated[
+        list[str] | None, typer.Option(help="Only items whose id matches, such as 'mini-s*'; repeat for more.")
+    ] = None,
     metric: Metrics = None,
     weights_dir: WeightsDir = None,
     allow_unverified: AllowUnverified = None,
@@ -75,6 +78,7 @@ def score(
         clips=clips,
         out=str(out) if out else None,
         suite=suite,
+        items=items,
         metrics=metric,
         weights_dir=str(weights_dir) if weights_dir else None,
         allow_unverified=allow_unverified,
@@ -86,6 +90,7 @@ def score(
         options.clips,
         options.out,
         suite=options.suite,
+        items=options.items,
         metrics=options.metrics,
         params=options.params,
         weights_dir=options.weights_dir,
