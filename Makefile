@@ -17,7 +17,7 @@ $(VENV)/dev: $(VENV)/core
 	@touch $@
 
 demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems, print Table 1, write the page
-	$(BIN)/talkbench generate mini --system known --out runs/demo --json > /dev/null
+	$(BIN)/talkbench generate mini --system known --out runs/demo
 	$(BIN)/talkbench score runs/demo --metric sync_frame --items 'mini-s*' --json > /dev/null
 	$(BIN)/talkbench score runs/demo --metric flicker,motion,speed,av
 	$(BIN)/talkbench report page --run runs/demo
