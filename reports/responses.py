@@ -71,4 +71,5 @@ def _panel(axes: Axes, verdict: Verdict, scale: float) -> None:
         if step["low"] is not None and step["high"] is not None:
             axes.plot([place, place], [step["low"] * scale, step["high"] * scale], color=colour, linewidth=1.2)
     axes.set_xticks(places, ["as is", *(f"{step['level']:g}" for step in verdict["steps"])])
-    axes.set_title(f"{verdict['degradation']}: must {verdict['must']} ({_WORDS[verdict['passed']]})", fontsize=10)
+    expected = "" if verdict["must"] == "shown" else f": must {verdict['must']}"
+    axes.set_title(f"{verdict['degradation']}{expected} ({_WORDS[verdict['passed']]})", fontsize=10)

@@ -17,7 +17,7 @@ from talkbench.stats.aggregate import Row, known_outputs
 from talkbench.stats.compare import paired_interval
 from talkbench.validity.degradations import AS_IS, BY_NAME, Degradation
 
-Must = Literal["worsen", "stay", "follow", "blind"]
+Must = Literal["worsen", "stay", "follow", "shown"]
 SMALL_SHARE = 0.1
 """`stay` allows a tenth of the largest change that any expected reaction shows."""
 
@@ -30,7 +30,7 @@ class Expectation:
         output: Output id, without the kind of weights.
         degradation: Its name.
         must: ``worsen`` with the level; ``stay`` where it was; ``follow`` the level (offsets: minus as many frames
-            as the sound is late); ``blind``: it is known not to see this, or to like it: shown, never judged.
+            as the sound is late); ``shown``: for the reader; no response is right or wrong.
         tolerance: In units of the output, for ``follow`` and ``stay``.
     """
 
@@ -46,7 +46,7 @@ def _of(output: str, **must: Must) -> list[Expectation]:
 
 def _sync(protocol: str) -> list[Expectation]:
     confidence = _of(
-        f"{protocol}.confidence", audio_other="worsen", still="worsen", audio_late="stay", quieter="stay", codec="blind"
+        f"{protocol}.confidence", audio_other="worsen", still="worsen", audio_late="stay", quieter="stay", codec="shown"
     )
     distance = _of(f"{protocol}.distance", audio_other="worsen", still="worsen", audio_late="stay", quieter="stay")
     offset = [
@@ -58,16 +58,16 @@ def _sync(protocol: str) -> list[Expectation]:
 
 
 EXPECTATIONS: tuple[Expectation, ...] = (
-    *_of("vbench.temporal_flickering", flicker="worsen", noise="worsen", audio_other="stay", still="blind"),
-    *_of("motion.amount", audio_other="stay", flicker="stay", still="blind", stutter="blind"),
-    *_of("vbench.subject_consistency", morph="worsen", noise="worsen", audio_other="stay", still="blind"),
-    *_of("vbench.background_consistency", morph="worsen", noise="worsen", audio_other="stay", still="blind"),
-    *_of("vbench.motion_smoothness", stutter="worsen", noise="worsen", audio_other="stay", still="blind"),
+    *_of("vbench.temporal_flickering", flicker="worsen", noise="worsen", audio_other="stay", still="shown"),
+    *_of("motion.amount", audio_other="stay", flicker="stay", still="shown", stutter="shown"),
+    *_of("vbench.subject_consistency", morph="worsen", noise="worsen", audio_other="stay", still="shown"),
+    *_of("vbench.background_consistency", morph="worsen", noise="worsen", audio_other="stay", still="shown"),
+    *_of("vbench.motion_smoothness", stutter="worsen", noise="worsen", audio_other="stay", still="shown"),
     *_sync("sync"),
     *_sync("sync.frame"),
     *_sync("sync.official"),
-    *_of("qalign.quality", blur="worsen", noise="worsen", codec="worsen", audio_other="stay", still="blind"),
-    *_of("qalign.aesthetics", blur="worsen", noise="worsen", audio_other="stay", still="blind"),
+    *_of("qalign.quality", blur="worsen", noise="worsen", codec="worsen", audio_other="stay", still="shown"),
+    *_of("qalign.aesthetics", blur="worsen", noise="worsen", audio_other="stay", still="shown"),
 )
 
 
@@ -175,8 +175,8 @@ def _verdict(
 def _decide(
     expectation: Expectation, output: Output, steps: tuple[Step, ...], reaction: float | None
 ) -> tuple[bool | None, str]:
-    if expectation.must == "blind":
-        return None, "shown, not judged: a known blind spot"
+    if expectation.must == "shown":
+        return None, "shown for the reader"
     if expectation.must == "follow":
         # Late sound means early picture, and SyncNet counts a late picture as positive.
         off = max(abs(step.change + step.level) for step in steps)

@@ -59,7 +59,7 @@ def test_an_offset_follows_late_sound_with_the_right_sign(steps: list[float], pa
     assert verdict(made, "audio_late").passed is passed
 
 
-def test_blind_spots_are_shown_and_never_judged() -> None:
+def test_what_has_no_right_answer_is_shown_and_never_judged() -> None:
     found = verdict(rows(FLICKER, {"still": [0.1]}, start=0.9), "still")
     assert found.passed is None
     assert found.steps
