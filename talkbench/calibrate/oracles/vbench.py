@@ -7,8 +7,9 @@ Runs by itself in an environment of its own (`vbench.lock`, beside this file) an
     {"values": {"subject_consistency": {"a.mp4": 0.97}, ...}, "versions": {...}, "dino_source": "...", "seconds": {...}}
 
 The weight folder holds `dino_vitbase16_pretrain.pth`, `ViT-B-32.pt` and `amt-s.pth`, whichever the dimensions need.
-Nothing is downloaded. The four `compute_*` functions of the package are called as its command line calls them, on the
-CPU, one clip at a time, so that a value never depends on other clips.
+Nothing is downloaded. Files are unpickled as the package does it, which can run code: use files you trust. The four
+`compute_*` functions of the package are called as its command line calls them, on the CPU, one clip at a time, so that
+a value never depends on other clips.
 
 Which part is official: everything but where the DINO network comes from. VBench loads it by `torch.hub` from a clone of
 facebookresearch/dino; give one with `--dino-repo`. Without it, the copy of DINO's `vision_transformer.py` that the
@@ -94,6 +95,8 @@ def prepare(weights: Path, work: Path, dimensions: tuple[str, ...]) -> None:
     """Put weight files where the packages look for them. The variables must be set before anything is imported."""
     os.environ["TORCH_HOME"] = str(work / "torch")
     os.environ["VBENCH_CACHE_DIR"] = str(work / "vbench")
+    # The package unpickles `amt-s.pth`, which holds training state besides tensors, and torch refuses that by default.
+    os.environ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"] = "1"
     caches = {
         "subject_consistency": work / "torch" / "hub" / "checkpoints",
         "motion_smoothness": work / "vbench" / "amt_model",
