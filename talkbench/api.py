@@ -208,7 +208,7 @@ def plan(
 
 
 def status(run_folder: PathLike) -> dict[str, Any]:
-    """Return counts per system and metric, problems by reason, and the next command."""
+    """Return counts per system and metric, what is skipped everywhere, problems by reason, and the next command."""
     opened = Run(Path(run_folder))
     records, rows = opened.clips(), opened.current_rows()
     asked = {name for session in opened.sessions() for name in session.config.get("metrics", [])}
@@ -229,6 +229,7 @@ def status(run_folder: PathLike) -> dict[str, Any]:
         "run": str(opened.path),
         "suite": opened.suite.id,
         "systems": systems,
+        "skipped": {name: why for name in metrics if (why := _skipped([r for r in rows if r["metric"] == name]))},
         "problems": [{"status": s, "reason": r, "rows": n} for (s, r), n in problems.most_common()],
         "failed_clips": [
             {"clip": f"{record.system}/{record.item}", "path": record.path, "message": record.problem.message}
@@ -403,6 +404,13 @@ def _counts(records: list[ClipRecord], rows: list[dict[str, Any]]) -> dict[str, 
         statuses.setdefault(row["clip_key"], set()).add(row["status"])
     counts = Counter(next(status for status in order if status in found) for found in statuses.values())
     return {status: counts[status] for status in order} | {"missing": len(records) - len(statuses)}
+
+
+def _skipped(rows: list[dict[str, Any]]) -> str:
+    """Return why a metric has no row but skipped ones; empty if it has others, or none."""
+    if any(row["status"] != "skipped" for row in rows):
+        return ""
+    return ", ".join(sorted({str(row["reason"]) for row in rows}))
 
 
 def _num_expected(system: SystemRecord, suite: Suite, records: list[ClipRecord]) -> int:

@@ -65,8 +65,10 @@ def examine() -> list[Finding]:
             "GPU",
             "ok" if gpus else "note",
             "; ".join(gpus) or "none (nvidia-smi not found)",
-            "" if gpus else "not needed for the metrics without networks",
+            "" if gpus else "networks run on the CPU, many times slower",
         ),
+        _networks(packages),
+        _weights(),
         _disk(Path.cwd()),
         _writable(cache_folder()),
         _browser(),
@@ -92,6 +94,26 @@ def _decoder() -> Finding:
             "pip install --force-reinstall --only-binary :all: av",
         )
     return Finding("decoder", "ok", f"PyAV {av.__version__}, {versions}, H.264 and AAC encoders")
+
+
+def _networks(packages: dict[str, str]) -> Finding:
+    if "torch" in packages:
+        return Finding("networks", "ok", f"PyTorch {packages['torch']}")
+    return Finding(
+        "networks", "note", "no PyTorch: metrics with networks are skipped", "pip install 'talkbench[metrics]'"
+    )
+
+
+def _weights() -> Finding:
+    from talkbench.weights import store
+    from talkbench.weights.catalog import catalog
+
+    wanted = [entry for entry in catalog().values() if not entry.packaged]
+    missing = [entry.name for entry in wanted if store.find(entry, None) is None]
+    found = f"{len(wanted) - len(missing)} of {len(wanted)} in {store.fetched_folder()}"
+    if missing:
+        return Finding("weights", "note", f"{found}; missing: {', '.join(missing)}", "talkbench weights fetch")
+    return Finding("weights", "ok", found)
 
 
 def _disk(folder: Path) -> Finding:

@@ -59,13 +59,20 @@ def finish(summary: Summary, *, as_json: bool) -> None:
         raise typer.Exit(console.EXIT_SOME_FAILED)
 
 
+_ADVICE = {
+    "no-weights": ("for lack of weights", "talkbench weights list"),
+    "no-torch": ("without PyTorch", "pip install 'talkbench[metrics]'"),
+}
+
+
 def _print_unavailable(summary: Summary) -> None:
-    """Say in one line what lacks weights, and in full what has another reason."""
-    lacking = [name for name, problem in summary.unavailable.items() if problem.reason == "no-weights"]
-    if lacking:
-        console.say(f"  not computed for lack of weights: {', '.join(lacking)} (talkbench weights list)")
+    """Say in one line each what lacks weights or PyTorch, and in full what has another reason."""
+    for reason, (why, command) in _ADVICE.items():
+        names = [name for name, problem in summary.unavailable.items() if problem.reason == reason]
+        if names:
+            console.say(f"  not computed {why}: {', '.join(names)} ({command})")
     for name, problem in summary.unavailable.items():
-        if name not in lacking:
+        if problem.reason not in _ADVICE:
             console.say(f"  {name} not computed: {problem.message}")
 
 

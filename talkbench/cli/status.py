@@ -23,16 +23,22 @@ def status(
     if json:
         console.print_json(found)
         return
-    metrics = list(next(iter(found["systems"].values()), {"metrics": {}})["metrics"])
+    every: dict[str, dict[str, int]] = next(iter(found["systems"].values()), {"metrics": {}})["metrics"]
+    metrics = [name for name in every if name not in found["skipped"]]
     table = Table(title=f"{found['run']} ({found['suite']})", title_justify="left")
     table.add_column("system")
     table.add_column("clips", justify="right")
     for name in metrics:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for name, entry in found["systems"].items():
         cells = [_cell(entry["metrics"][metric]) for metric in metrics]
         table.add_row(escape(name), f"{entry['clips']} of {entry['expected']}", *cells)
     console.out.print(table)
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in found["skipped"].items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        console.out.print(f"  skipped everywhere ({reason}): {', '.join(names)}", soft_wrap=True)
     for problem in found["problems"]:
         console.out.print(f"  {problem['rows']} rows {problem['status']}: {problem['reason']}")
     for clip in found["failed_clips"][:10]:
