@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from talkbench.errors import TalkbenchError
-from talkbench.metrics.base import Output
+from talkbench.metrics.base import Output, declared_id
 from talkbench.schema import SystemRecord
 from talkbench.stats import aggregate
 from talkbench.stats.compare import paired_interval
@@ -47,7 +47,7 @@ def table(
         (column.tier, column.output.id): column for column in aggregate.columns(rows, chosen, run.suite, policy)
     }
     known = aggregate.known_outputs()
-    wanted = [output for base in spec.outputs for output in known.values() if output.id.partition("@")[0] == base]
+    wanted = [output for base in spec.outputs for output in known.values() if declared_id(output.id) == base]
     shown = [o for o in wanted if any(_has_value(column) for (_, out), column in measured.items() if out == o.id)]
     if not shown:
         raise TalkbenchError(f"{run.path} has no value for {spec.title!r}. It needs: {spec.needs}.")
@@ -98,7 +98,7 @@ def _heads(output: Output, measured: Measured, notes: Footnotes) -> list[Column]
 def _head(output: Output, measured: Measured, notes: Footnotes) -> Column:
     texts = {note for (_, out), column in measured.items() if out == output.id for note in column.notes}
     # Which weights is a footnote: a column's head has no room for it, and no other kind ever shares the column.
-    label = output.label.removesuffix(f" ({output.id.partition('@')[2]})")
+    label = aggregate.known_outputs()[declared_id(output.id)].label
     return Column(
         id=output.id,
         label=label,
@@ -240,7 +240,7 @@ def _has_value(column: aggregate.Column) -> bool:
 def _hidden(spec: Spec, shown: list[Output], rows: list[dict[str, Any]]) -> dict[str, str]:
     """Return one footnote that says which columns are left out, and why."""
     known = aggregate.known_outputs()
-    missing = [output for output in spec.outputs if output not in {o.id.partition("@")[0] for o in shown}]
+    missing = [output for output in spec.outputs if output not in {declared_id(o.id) for o in shown}]
     if not missing:
         return {}
     told: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from talkbench.metrics.base import Output
+from talkbench.metrics.base import Output, declared_id
 from talkbench.stats.aggregate import known_outputs
 
 from . import quoted
@@ -72,7 +72,7 @@ def _means(rows: list[Row], output: str) -> dict[str, float]:
 
 def _scored(rows: list[Row], *bases: str) -> list[Output]:
     present = {row["output"] for row in rows}
-    return [o for o in known_outputs().values() if o.id in present and o.id.partition("@")[0] in bases]
+    return [o for o in known_outputs().values() if o.id in present and declared_id(o.id) in bases]
 
 
 def _printed(value: float, output: Output) -> str:
@@ -93,7 +93,7 @@ def opinion(rows: list[Row]) -> str:
     texts = []
     for output in _scored(rows, "qalign.quality", "qalign.aesthetics"):
         own = [row for row in rows if row["output"] == output.id]
-        name = output.id.partition("@")[0]
+        name = declared_id(output.id)
         guesses = sum(bool(row["details"].get("uninformative", {}).get(name)) for row in own)
         texts.append(f"{output.label}: {guesses} of {len(own)} clips no better than a guess")
     return f"{'; '.join(texts)}." if texts else NO_EVIDENCE

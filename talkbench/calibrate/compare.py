@@ -16,6 +16,7 @@ from talkbench.calibrate import environment
 from talkbench.errors import TalkbenchError
 from talkbench.media import decode, probe
 from talkbench.media.clip import Frames
+from talkbench.metrics.base import declared_id
 from talkbench.metrics.quality import QAlignParams
 from talkbench.metrics.sampling import UniformSample
 
@@ -194,7 +195,7 @@ def compare(oracle: Oracle, rows: Iterable[Row], official: Values, clips: Sequen
     names = [clip.name for clip in clips]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TalkbenchError(f"two clips are called {twice[0]}; give a folder in which names are unique.")
-    ours = {(row["output"].partition("@")[0], row["item"]): row["value"] for row in rows if row["status"] == "ok"}
+    ours = {(declared_id(row["output"]), row["item"]): row["value"] for row in rows if row["status"] == "ok"}
     return [
         Difference(output, clip.name, ours.get((output, clip.stem)), official[output].get(clip.name), tolerance)
         for output, tolerance in oracle.tolerances.items()

@@ -99,6 +99,11 @@ class Output:
         )
 
 
+def declared_id(output_id: str) -> str:
+    """Return the id under which a runner declares an output, whatever weights it was scored with."""
+    return output_id.partition("@")[0]
+
+
 def as_scored(outputs: Iterable[Output], needs: Needs) -> tuple[Output, ...]:
     """Return every output that rows can hold: each as declared, and as scored with weights that are not released."""
     kinds = get_args(WeightsKind) if needs.weights else ()

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from talkbench.metrics.base import Output
+from talkbench.metrics.base import Output, declared_id
 from talkbench.stats.aggregate import Row, known_outputs
 from talkbench.stats.compare import paired_interval
 from talkbench.validity.degradations import AS_IS, BY_NAME, Degradation
@@ -136,7 +136,7 @@ def judge(rows: Iterable[Row]) -> list[Verdict]:
     verdicts = []
     for output in sorted(scored, key=list(known).index):
         base = values.get((output, AS_IS), {})
-        own = [e for e in EXPECTATIONS if e.output == output.partition("@")[0]]
+        own = [e for e in EXPECTATIONS if e.output == declared_id(output)]
         curves = {e.degradation: _curve(BY_NAME[e.degradation], output, base, values, known[output]) for e in own}
         expected = [abs(s.change) for e in own if e.must == "worsen" for s in curves[e.degradation]]
         verdicts += [_verdict(e, known[output], base, curves[e.degradation], max(expected, default=None)) for e in own]
