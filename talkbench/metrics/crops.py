@@ -9,6 +9,8 @@ Legend: H, W rows and columns, T frames; boxes_T4 are left, top, right, bottom i
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +40,46 @@ def _taps(size: int, source: int, scale: float, *, at_edges: bool) -> tuple[NDAr
     return np.clip(first, 0, source - 1), np.clip(first + 1, 0, source - 1), before, after
 
 
+class _Plan(NamedTuple):
+    """Where each output number comes from. Column and channel are one axis: numpy is slow on an innermost one of three.
+
+    Attributes:
+        used: Source rows that are needed; `upper` and `lower` count among them.
+        left, right, weight_left, weight_right: Per output column and channel.
+        upper, lower, weight_upper, weight_lower: Per output row.
+    """
+
+    used: NDArray[np.int32]
+    left: NDArray[np.int64]
+    right: NDArray[np.int64]
+    weight_left: NDArray[np.int32]
+    weight_right: NDArray[np.int32]
+    upper: NDArray[np.int64]
+    lower: NDArray[np.int64]
+    weight_upper: NDArray[np.int32]
+    weight_lower: NDArray[np.int32]
+
+
+@lru_cache(maxsize=8)
+def _plan(height: int, width: int, rows: int, columns: int, depth: int, scale: float | None) -> _Plan:
+    """Return the plan of a resizing; all whole frames of a clip share one."""
+    left, right, weight_left, weight_right = _taps(width, columns, scale or columns / width, at_edges=True)
+    upper, lower, weight_upper, weight_lower = _taps(height, rows, scale or rows / height, at_edges=False)
+    used, place = np.unique(np.concatenate([upper, lower]), return_inverse=True)
+    channel = np.tile(np.arange(depth), width)
+    return _Plan(
+        used,
+        np.repeat(left, depth) * depth + channel,
+        np.repeat(right, depth) * depth + channel,
+        np.repeat(weight_left, depth),
+        np.repeat(weight_right, depth),
+        place[:height],
+        place[height:],
+        weight_upper[:, None],
+        weight_lower[:, None],
+    )
+
+
 def resize(image_HWC: Frames, height: int, width: int, scale: float | None = None) -> Frames:
     """Return an image at another size: bilinear without antialiasing, as `cv2.resize` does by default.
 
@@ -48,21 +90,15 @@ def resize(image_HWC: Frames, height: int, width: int, scale: float | None = Non
         scale: Source pixels per output pixel on both axes; None for the quotient of the sizes. OpenCV uses 1 / factor
             when it is given a factor instead of a size, which differs where the size had to be rounded.
     """
-    rows, columns = image_HWC.shape[:2]
-    left, right, weight_left, weight_right = _taps(width, columns, scale or columns / width, at_edges=True)
-    upper, lower, weight_upper, weight_lower = _taps(height, rows, scale or rows / height, at_edges=False)
-
-    used, place = np.unique(np.concatenate([upper, lower]), return_inverse=True)
-    # Rows of plain numbers, column and channel as one axis: numpy is slow on an innermost axis of three.
-    depth = image_HWC.shape[2]
-    flat = image_HWC.reshape(rows, columns * depth)[used]
-    channel = np.tile(np.arange(depth), width)
-    across = flat.take(np.repeat(left, depth) * depth + channel, axis=1) * np.repeat(weight_left, depth)
-    across += flat.take(np.repeat(right, depth) * depth + channel, axis=1) * np.repeat(weight_right, depth)
+    rows, columns, depth = image_HWC.shape
+    taps = _plan(height, width, rows, columns, depth, scale)
+    flat = image_HWC.reshape(rows, columns * depth)[taps.used]
+    across = flat.take(taps.left, axis=1) * taps.weight_left
+    across += flat.take(taps.right, axis=1) * taps.weight_right
     across >>= 4
-    mixed = across[place[:height]] * weight_upper[:, None]
+    mixed = across[taps.upper] * taps.weight_upper
     mixed >>= 16
-    below = across[place[height:]] * weight_lower[:, None]
+    below = across[taps.lower] * taps.weight_lower
     below >>= 16
     mixed += below
     mixed += 2
