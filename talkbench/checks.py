@@ -80,8 +80,7 @@ def validity(
         progress=progress,
     )
     verdicts = battery.judge(Run(folder).current_rows())
-    text = json.dumps([verdict.as_dict() for verdict in verdicts], indent=1, allow_nan=False)
-    atomic.write_text(folder / "validity.json", text + "\n")
+    _store(verdicts, folder / "validity.json")
     return verdicts
 
 
@@ -134,6 +133,10 @@ def calibrate(
         official = chosen.values(interpreter, found, Path(weights_dir).resolve(), Path(work))
     report.finish()
     differences = calibration.compare(chosen, Run(Path(out)).current_rows(), official, found)
-    text = json.dumps([difference.as_dict() for difference in differences], indent=1, allow_nan=False)
-    atomic.write_text(Path(out) / f"calibrate-{oracle}.json", text + "\n")
+    _store(differences, Path(out) / f"calibrate-{oracle}.json")
     return differences
+
+
+def _store(found: Sequence[Verdict] | Sequence[Difference], path: Path) -> None:
+    text = json.dumps([each.as_dict() for each in found], indent=1, allow_nan=False)
+    atomic.write_text(path, text + "\n")

@@ -12,7 +12,7 @@ scores by 2e-4; ours runs in fp32 (or bf16) everywhere.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -43,6 +43,19 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def cosine(first_D: Feature, second_D: Feature) -> float:
     """Return the cosine of two unit vectors, 0 if they point apart."""
     return min(1.0, max(0.0, float(first_D @ second_D)))
+
+
+def _filled(make: Callable[[], nn.Module], state: Mapping[str, Tensor], path: Path) -> nn.Module:
+    """Return the network that `make` makes, every value of it from the file and none made before."""
+    import torch
+
+    from talkbench.weights import read
+
+    with torch.device("meta"):
+        net = make()
+    net.to_empty(device="cpu")
+    read.load_strict(net, state, path)
+    return net
 
 
 class ConsistencyRunner(Runner):
@@ -147,16 +160,10 @@ class SubjectRunner(ConsistencyRunner):
     batch_frames: ClassVar[Mapping[str, int]] = {"cpu": 8, "cuda": 32}
 
     def _build(self, path: Path) -> nn.Module:
-        import torch
-
         from talkbench.nets.dino import DinoViT
         from talkbench.weights import read
 
-        with torch.device("meta"):  # every value comes from the file: make none
-            net = DinoViT()
-        net.to_empty(device="cpu")
-        read.load_strict(net, read.state_dict(path), path)
-        return net
+        return _filled(DinoViT, read.state_dict(path), path)
 
     def _preprocess(self) -> Preprocess:
         from talkbench.nets.resize import Preprocess
@@ -175,16 +182,10 @@ class BackgroundRunner(ConsistencyRunner):
     batch_frames: ClassVar[Mapping[str, int]] = {"cpu": 16, "cuda": 64}
 
     def _build(self, path: Path) -> nn.Module:
-        import torch
-
         from talkbench.nets import clip
         from talkbench.weights import read
 
-        with torch.device("meta"):  # every value comes from the file: make none
-            net = clip.ClipVision()
-        net.to_empty(device="cpu")
-        read.load_strict(net, clip.half_rounded(read.state_dict(path)), path)
-        return net
+        return _filled(clip.ClipVision, clip.half_rounded(read.state_dict(path)), path)
 
     def _preprocess(self) -> Preprocess:
         from talkbench.nets.resize import Preprocess
