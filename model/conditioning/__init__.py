@@ -1,0 +1,1 @@
+"""What the network is told: text, reference image, speech."""

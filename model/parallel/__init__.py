@@ -1,0 +1,1 @@
+"""One sample over several GPUs: sequence-parallel attention and the split video autoencoder."""
