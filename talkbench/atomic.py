@@ -7,14 +7,14 @@ import fcntl
 import os
 import secrets
 from collections.abc import Iterator
+from io import TextIOWrapper
 from pathlib import Path
-from typing import IO
 
 _TAIL_BLOCK_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[str]]:
+def replacing(path: Path) -> Iterator[TextIOWrapper]:
     """Yield a text file that becomes `path` on success and vanishes on failure.
 
     The temporary file lies in the same folder, is fsynced, and is renamed over `path`, so a reader sees the old
@@ -37,6 +37,12 @@ def write_text(path: Path, text: str) -> None:
     """Replace `path` by `text` in one step."""
     with replacing(path) as file:
         file.write(text)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace `path` by `data` in one step."""
+    with replacing(path) as file:
+        file.buffer.write(data)
 
 
 @contextlib.contextmanager

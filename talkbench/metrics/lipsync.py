@@ -163,7 +163,7 @@ class Agreement:
     num_frames: int
 
     @property
-    def means_K(self) -> NDArray[np.float64]:  # noqa: N802
+    def means_K(self) -> NDArray[np.float64]:
         """m[k]."""
         return np.asarray(self.distances_NK.mean(axis=0, dtype=np.float64))
 

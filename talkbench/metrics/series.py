@@ -30,12 +30,12 @@ class Terms:
         return len(self._values)
 
     @property
-    def values_T(self) -> NDArray[np.float64]:  # noqa: N802
+    def values_T(self) -> NDArray[np.float64]:
         """All terms, [T]."""
         return np.array(self._values)
 
     @property
-    def seconds_T(self) -> NDArray[np.float64]:  # noqa: N802
+    def seconds_T(self) -> NDArray[np.float64]:
         """Their times, [T]."""
         return np.array(self._seconds)
 

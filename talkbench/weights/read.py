@@ -8,6 +8,7 @@ for name, tensor in read.shards(folder): ...   # a sharded checkpoint, one tenso
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 WRAPPERS = ("state_dict", "model")
 """Keys under which training scripts put the weights beside everything else."""
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
+INDEXES = (
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+SINGLES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "pytorch_model.bin")
 
-_SHOWN = 4
+_NUMBER = re.compile(r"\.(\d+)\.")
 _NEXT = "Compare it with the catalog: `talkbench weights verify`."
 
 
@@ -117,23 +122,41 @@ def load_strict(net: nn.Module, state: Mapping[str, torch.Tensor], path: Path, i
     import torch
 
     own = net.state_dict(keep_vars=True)
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    extra = [name for name in state if name not in own and not any(fnmatchcase(name, pattern) for pattern in ignore)]
-    shapes = [
-        f"{name} {list(state[name].shape)} instead of {list(own[name].shape)}"
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    counts = [("missing", missing), ("not expected", extra), ("of another shape", shapes)]
-    if differences := [f"{len(names)} {what} ({_some(names)})" for what, names in counts if names]:
-        raise BadWeights(
-            f"{path} does not fit {type(net).__name__} ({len(own)} tensors): {'; '.join(differences)}. "
-            f"Is this file another model? {_NEXT}"
-        )
+    wanted = {name: tensor.shape for name, tensor in own.items()}
+    refuse_mismatch(type(net).__name__, wanted, {name: t.shape for name, t in state.items()}, path, ignore)
     with torch.no_grad():
         for name, tensor in own.items():
             if name in state:
                 tensor.copy_(state[name])
+
+
+def refuse_mismatch(
+    net: str,
+    wanted: Mapping[str, Sequence[int]],
+    found: Mapping[str, Sequence[int]],
+    path: Path,
+    ignore: Sequence[str] = (),
+) -> None:
+    """Compare the names and shapes of a network and a file; every difference is named.
+
+    Raises:
+        BadWeights: If there is one.
+    """
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    extra = [name for name in found if name not in wanted and not any(fnmatchcase(name, each) for each in ignore)]
+    shapes = {
+        name: f" {list(found[name])} instead of {list(wanted[name])}"
+        for name in wanted
+        if name in found and list(found[name]) != list(wanted[name])
+    }
+    counts: list[tuple[str, Sequence[str], Mapping[str, str]]] = [
+        ("missing", missing, {}), ("not expected", extra, {}), ("of another shape", list(shapes), shapes)
+    ]  # fmt: skip
+    if differences := [f"{len(names)} {what} ({_grouped(names, notes)})" for what, names, notes in counts if names]:
+        raise BadWeights(
+            f"{path} does not fit {net} ({len(wanted)} tensors): {'; '.join(differences)}. "
+            f"Is this file another model? {_NEXT}"
+        )
 
 
 def inspect(path: Path) -> None:
@@ -218,5 +241,29 @@ def _attributes(file: PickleFile, module: Record, prefix: str, depth: int = 0) -
             yield from _attributes(file, value, f"{prefix}{name}.", depth + 1)
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+def _grouped(names: Sequence[str], notes: Mapping[str, str]) -> str:
+    """Return all names, those that differ in one number only as one: ``blocks.{0-39}.norm.weight``."""
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for name in names:
+        before, number, after = _numbered(name)
+        groups.setdefault((before, after, notes.get(name, "")), []).append(number)
+    return ", ".join(f"{before}{_ranges(numbers)}{after}{note}" for (before, after, note), numbers in groups.items())
+
+
+def _numbered(name: str) -> tuple[str, int, str]:
+    match = _NUMBER.search(name)
+    return (name, -1, "") if match is None else (name[: match.start(1)], int(match[1]), name[match.end(1) :])
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Return ``7``, ``{0-3}`` or ``{0-3,5}``; nothing for a name without a number (-1)."""
+    if list(numbers) == [-1]:
+        return ""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    text = ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    return text if len(numbers) == 1 else "{" + text + "}"
