@@ -11,9 +11,7 @@ from fractions import Fraction
 from math import lcm
 from typing import Literal
 
-DEFAULT_PROMPT = (
-    "A person is talking. Only the foreground characters are moving, the background remains static."
-)
+DEFAULT_PROMPT = "A person is talking. Only the foreground characters are moving, the background remains static."
 
 
 @dataclass(frozen=True)
@@ -215,11 +213,13 @@ class ParallelConfig:
         ulysses: GPUs that share heads; must divide the number of heads.
         ring: Groups that pass keys and values around.
         vae: ``exact`` splits rows and exchanges borders; ``tiled`` is the report's approximation; ``off`` replicates.
+        exchange: ``torch`` is ours, on plain collectives; ``xdit`` is xDiT's USP, for even shards.
     """
 
     ulysses: int = 1
     ring: int = 1
     vae: Literal["exact", "tiled", "off"] = "exact"
+    exchange: Literal["torch", "xdit"] = "torch"
 
     @property
     def num_processes(self) -> int:
@@ -252,6 +252,9 @@ class ComputeConfig:
 class Recipe:
     """A complete configuration.
 
+    Attributes:
+        weights_seed: Of random weights, for recipes that have no trained ones.
+
     Raises:
         ValueError: If sizes do not fit together; the message names both.
     """
@@ -267,6 +270,7 @@ class Recipe:
     stream: StreamConfig = field(default_factory=StreamConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    weights_seed: int | None = None
 
     def __post_init__(self) -> None:
         dit, stream = self.dit, self.stream

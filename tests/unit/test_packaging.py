@@ -26,16 +26,13 @@ def test_every_folder_with_code_is_in_the_package_list() -> None:
         if not is_script(path)
     }
     for new, old in mapped.items():
-        found |= {
-            new + str(p.parent.relative_to(ROOT / old)).replace(".", "").replace("/", ".")
-            for p in (ROOT / old).rglob("*.py")
-        }
+        found |= {".".join((new, *p.parent.relative_to(ROOT / old).parts)) for p in (ROOT / old).rglob("*.py")}
     assert listed == found
 
 
 def test_every_data_file_is_matched_by_a_package_data_glob() -> None:
     globs = PROJECT["tool"]["setuptools"]["package-data"]
-    for package, folder in (("talkbench", "talkbench"), ("talkbench_reports", "reports")):
+    for package, folder in (("talkbench", "talkbench"), ("talkbench_model", "model"), ("talkbench_reports", "reports")):
         given = {p for p in (ROOT / folder).rglob("*") if p.is_file() and p.suffix not in {".pyc", ".md"}}
         data = {p for p in given if p.suffix != ".py" or is_script(p)}
         shipped = {match for pattern in globs[package] for match in (ROOT / folder).glob(pattern)}

@@ -1,0 +1,283 @@
+"""All parts of the model, loaded and placed: `build(recipe, weights_dir)`.
+
+Text and image encoders are needed once per stream; on a GPU they visit it for that and leave it again.
+Legend: C channels, F frames, H W pixels, T latent frames, h w latent rows and columns, P speakers, L text tokens.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from talkbench.ids import digest
+
+from . import accelerate, checkpoint, flow, initial
+from .attention import choose_kernel
+from .conditioning import audio, image, text
+from .config import Recipe
+from .dit import ContextKV, DiT, Parallel
+from .parallel import sequence
+from .parallel.bands import BandedVAE
+from .parallel.sequence import SequenceParallel
+from .parallel.tiles import TiledVAE
+from .parallel.xdit import with_xdit
+from .vae import VAE
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_log = logging.getLogger(__name__)
+
+Section = Callable[..., AbstractContextManager[None]]
+
+
+class Autoencoder(Protocol):
+    """The video autoencoder on one device, or split over several."""
+
+    def encode(self, video_BCFHW: Tensor) -> Tensor:
+        """Return latents `[B, 16, T, h, w]`."""
+
+    def decode_groups(self, latent_BCThw: Tensor, groups: Sequence[int]) -> Iterator[Tensor]:
+        """Yield pixels of so many latent frames at a time."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What stays the same for a stream.
+
+    Attributes:
+        y_CThw: Mask and reference latent.
+        context: Every block's keys and values of text and image.
+        motion_CThw: Latent of the image, the motion of the first chunk.
+    """
+
+    y_CThw: Tensor
+    context: list[ContextKV]
+    motion_CThw: Tensor
+
+
+class Model:
+    """Network, autoencoder and encoders of a recipe, on one device.
+
+    Attributes:
+        recipe: What was built.
+        device: Where it runs.
+        weights: ``released``, or ``random <seed>``.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        weights: str,
+        *,
+        dit: DiT,
+        vae: Autoencoder,
+        speech: audio.SpeechEncoder,
+        text: text.TextEncoder,
+        image: image.ImageEncoder,
+    ) -> None:
+        self.recipe, self.device, self.weights = recipe, device, weights
+        self.dit, self.vae, self.speech = dit, vae, speech
+        self._text, self._image = text, image
+        self._times = [dit.encode_time(flow.NUM_TRAIN_STEPS * sigma) for sigma in self._sigmas[:-1]]
+        self._graph = accelerate.GraphedSampler() if recipe.compute.cuda_graph else None
+
+    @property
+    def _sigmas(self) -> tuple[float, ...]:
+        return flow.noise_levels(self.recipe.sampler)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a saved stream to go on: the recipe but its place and kernels, and the weights."""
+        parts = asdict(self.recipe)
+        for name in ("name", "description", "parallel", "compute"):
+            del parts[name]
+        return {name: digest(_plain(value)) for name, value in parts.items()} | {"weights": self.weights}
+
+    def prepare(self, picture: Image) -> Tensor:
+        """Return a picture as the recipe's size asks: `[3, H, W]` in [-1, 1], float32, on the CPU."""
+        return image.prepare(picture, self.recipe.stream.height, self.recipe.stream.width)
+
+    @torch.no_grad()
+    def condition(self, image_CHW: Tensor, prompt: str) -> Conditions:
+        """Encode the picture and the prompt.
+
+        Args:
+            image_CHW: Of `prepare`.
+            prompt: Any text; what exceeds the encoder's length is cut.
+        """
+        clip = image_CHW.new_zeros(1, 3, self.recipe.stream.clip_frames, *image_CHW.shape[1:])
+        clip[0, :, 0] = image_CHW
+        reference_CThw = self.encode(clip[0].to(self.device))
+        mask_CThw = torch.zeros_like(reference_CThw[: self.recipe.vae.temporal_stride])
+        mask_CThw[:, 0] = 1
+        with self._visiting(self._text):
+            text_LC = self._text.encode(prompt)
+        with self._visiting(self._image):
+            image_BMC = self._image.encode(image_CHW.to(self.device))
+        return Conditions(
+            y_CThw=torch.cat((mask_CThw, reference_CThw)),
+            context=self.dit.encode_context(text_LC, image_BMC),
+            motion_CThw=self.encode(image_CHW[:, None].to(self.device)),
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noises: Sequence[Tensor],
+        motion_CThw: Tensor,
+        conditions: Conditions,
+        windows_PFWLC: Tensor,
+        section: Section,
+    ) -> Tensor:
+        """Return the clean latents `[16, T, h, w]` of a chunk; every step is timed as a `dit_step`."""
+
+        def run(timed: Section, motion_CThw: Tensor, windows_PFWLC: Tensor, *noises: Tensor) -> Tensor:
+            speech = self.dit.encode_audio(windows_PFWLC)
+
+            def velocity(x_CThw: Tensor, step: int) -> Tensor:
+                with timed("dit_step"):
+                    return self.dit(x_CThw, self._times[step], conditions.y_CThw, conditions.context, speech)
+
+            return flow.sample(velocity, noises, motion_CThw, self._sigmas)
+
+        inputs = (motion_CThw, windows_PFWLC.to(self.device), *noises)
+        if self._graph is None:
+            return run(section, *inputs)
+        with section("dit_step", self.recipe.sampler.num_steps):
+            return self._graph(partial(run, lambda _: nullcontext()), inputs, conditions)
+
+    @torch.no_grad()
+    def decode(self, latent_CThw: Tensor) -> Iterator[Tensor]:
+        """Yield frames `[3, F, H, W]` in [-1, 1], in the groups of the recipe."""
+        for video_BCFHW in self.vae.decode_groups(latent_CThw[None], self.recipe.compute.decode_groups):
+            yield video_BCFHW[0]
+
+    @torch.no_grad()
+    def encode(self, video_CFHW: Tensor) -> Tensor:
+        """Return latents `[16, T, h, w]` of frames in [-1, 1]."""
+        return self.vae.encode(video_CFHW[None])[0]
+
+    @contextmanager
+    def _visiting(self, encoder: nn.Module) -> Iterator[None]:
+        """Have an encoder on the device for a moment."""
+        if self.device.type == "cpu":
+            yield
+            return
+        encoder.to(self.device)
+        try:
+            yield
+        finally:
+            encoder.to("cpu")
+
+
+def build(
+    recipe: Recipe,
+    weights_dir: Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    random_seed: int | None = None,
+    parallel: Parallel | None = None,
+) -> Model:
+    """Return a recipe's model with its weights loaded, kernels chosen and, if asked for, compiled.
+
+    Args:
+        recipe: What to build.
+        weights_dir: Folder with the released repositories' folders; see `checkpoint`.
+        device: Where it runs.
+        random_seed: Fill the networks with seeded random numbers instead; a recipe without trained weights has its own.
+        parallel: How the tokens are spread; by default over the processes that the recipe asks for.
+
+    Raises:
+        PrerequisiteError: If weights or a package are absent.
+        TalkbenchError: If the weights do not fit, or the processes are not those that the recipe asks for.
+    """
+    where = torch.device(device)
+    seed = recipe.weights_seed if random_seed is None and weights_dir is None else random_seed
+    compute, dtype = recipe.compute, getattr(torch, recipe.compute.dtype)
+    kernel = choose_kernel(compute.attention, device=where, dtype=dtype, head_dim=recipe.dit.head_dim)
+    if parallel is None:
+        parallel = sequence.initialise(recipe.parallel, device=where, dtype=dtype, dit=recipe.dit, kernel=kernel)
+        if parallel is not None and recipe.parallel.exchange == "xdit":
+            parallel = with_xdit(parallel)
+    parts = _random(recipe, seed, where, dtype) if seed is not None else _released(recipe, weights_dir, where, dtype)
+    parts.dit.use(kernel, parallel)
+    if compute.fp8:
+        accelerate.to_fp8(parts.dit)
+    parts.vae.channels_last()
+    if compute.compile:
+        # Sends around a ring break graphs.
+        accelerate.compile_blocks(parts.dit, fullgraph=recipe.parallel.ring == 1)
+        parts.vae.compile()
+    weights = "released" if seed is None else f"random {seed}"
+    _log.info("%s: %s weights on %s", recipe.name, weights, where)
+    return Model(
+        recipe,
+        where,
+        weights,
+        dit=parts.dit,
+        vae=_spread(parts.vae, recipe, parallel),
+        speech=parts.speech,
+        text=parts.text,
+        image=parts.image,
+    )
+
+
+@dataclass(frozen=True)
+class _Parts:
+    dit: DiT
+    vae: VAE
+    speech: audio.SpeechEncoder
+    text: text.TextEncoder
+    image: image.ImageEncoder
+
+
+def _random(recipe: Recipe, seed: int, device: torch.device, dtype: torch.dtype) -> _Parts:
+    tokenizer = text.tokenizer(replace(recipe.text, tokenizer="bytes"), Path())
+    return _Parts(
+        dit=initial.made(partial(DiT, recipe.dit), seed, device, dtype),
+        vae=initial.made(partial(VAE, recipe.vae), seed, device, dtype),
+        speech=initial.made(partial(audio.SpeechEncoder, recipe.speech), seed, device, torch.float32),
+        text=initial.made(partial(text.TextEncoder, recipe.text, tokenizer), seed, device, dtype).cpu(),
+        image=initial.made(partial(image.ImageEncoder, recipe.image), seed, device, torch.float32).cpu(),
+    )
+
+
+def _released(recipe: Recipe, weights_dir: Path | None, device: torch.device, dtype: torch.dtype) -> _Parts:
+    files = checkpoint.locate(weights_dir)
+    dit = initial.made_empty(partial(DiT, recipe.dit), device, dtype)
+    vae = initial.made_empty(partial(VAE, recipe.vae), device, dtype)
+    checkpoint.load_dit(dit, files.model)
+    checkpoint.load(vae, files.vae)
+    return _Parts(
+        dit=dit.requires_grad_(False).eval(),
+        vae=vae.requires_grad_(False).eval(),
+        speech=audio.load(recipe.speech, files.speech, device=device),
+        text=text.load(recipe.text, files.text, files.tokenizer, dtype=dtype),
+        image=image.load(recipe.image, files.image),
+    )
+
+
+def _spread(vae: VAE, recipe: Recipe, parallel: Parallel | None) -> Autoencoder:
+    if not isinstance(parallel, SequenceParallel) or recipe.parallel.vae == "off":
+        return vae
+    return {"exact": BandedVAE, "tiled": TiledVAE}[recipe.parallel.vae](vae, parallel.group)
+
+
+def _plain(value: Any) -> Any:
+    """Return a configuration as JSON holds it."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Fraction) else value
