@@ -1,6 +1,7 @@
 """Run configuration: a YAML file and command-line overrides become one validated object.
 
-The only reader of environment variables: `TALKBENCH_CACHE` (where generated assets and fetched weights are kept).
+The only reader of environment variables: `TALKBENCH_CACHE` (where generated assets and fetched weights are kept),
+`CUDA_VISIBLE_DEVICES`, and those that a worker process may inherit.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class RunConfig(BaseModel):
     weights_dir: str | None = Field(default=None, description="Folder with weight files under their official names.")
     allow_unverified: bool = Field(default=False, description="Accept weight files of unknown origin, marked.")
     device: str = "cpu"
+    gpus: int | None = Field(default=None, ge=0, description="GPUs to generate with; none for every visible one.")
     jobs: int | None = Field(default=None, ge=1, description="Processes; none for one per core.")
     rerun: Literal["missing", "failed", "all", "none"] = "missing"
 
@@ -64,6 +66,25 @@ def load(path: Path) -> RunConfig:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise TalkbenchError(f"{path}: {where}: {first['msg']} (found {first.get('input')!r:.80}).") from error
+
+
+_INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "LD_LIBRARY_PATH", "TALKBENCH_CACHE", "XDG_CACHE_HOME")
+_INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "OMP_", "MKL_", "TORCH", "TRITON_", "HF_", "SLURM_")
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return the variables that a worker process may see: where things are and what hardware to use, nothing else."""
+    return {
+        name: value for name, value in os.environ.items() if name in _INHERITED or name.startswith(_INHERITED_PREFIXES)
+    }
+
+
+def visible_gpus(num_installed: int) -> list[str]:
+    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return [str(number) for number in range(num_installed)]
+    return [name.strip() for name in chosen.split(",") if name.strip()][:num_installed]
 
 
 def cache_folder() -> Path:

@@ -18,9 +18,12 @@ Systems = Annotated[
     typer.Option(
         "--system",
         "-s",
-        help="System name (`talkbench system list`); `known` for all known-answer systems. Repeat, or commas.",
+        help="System (`talkbench system list`), or the path of an adapter.yaml; `known` for all known-answer systems. "
+        "Repeat, or commas.",
     ),
 ]
+WeightsDir = Annotated[Path | None, typer.Option(help="Folder with the weight folders that systems name.")]
+Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs to generate with; every visible one by default.")]
 Size = Annotated[
     str | None, typer.Option(help="Mini only: picture size WIDTHxHEIGHT, 128 or more a side. Default 256x256.")
 ]
@@ -30,18 +33,30 @@ LongSeconds = Annotated[float | None, typer.Option(help="Mini only: length of lo
 
 
 def generate(
-    suite: Annotated[str, typer.Argument(help="Suite to make clips for: mini.")],
+    suite: Annotated[str, typer.Argument(help="Suite to make clips for: mini, or the path of a .jsonl of items.")],
     system: Systems,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; clips land in OUT/clips/SYSTEM/ITEM.mp4.")],
     size: Size = None,
     num_short: NumShort = None,
     num_long: NumLong = None,
     long_seconds: LongSeconds = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core by default.")] = None,
+    weights_dir: WeightsDir = None,
+    gpus: Gpus = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Processes; by default one per core (known-answer systems), one per GPU or group of GPUs, or one.",
+        ),
+    ] = None,
 ) -> None:
     """Make the clips of a suite with systems; clips that exist are kept.
 
     talkbench generate mini --system known --out runs/demo
+
+    talkbench generate mini --system soulx-livetalk-tiny --out runs/tiny
 
     talkbench generate mini --system recorded,drift --out runs/hour --num-short 0 --num-long 1 --long-seconds 3600
     """
@@ -49,7 +64,9 @@ def generate(
     from talkbench.cli import console
 
     chosen = suite_of(suite, size, num_short, num_long, long_seconds)
-    summary = api.generate(chosen, system, out, jobs=jobs, progress=console.progress())
+    summary = api.generate(
+        chosen, system, out, weights_dir=weights_dir, gpus=gpus, jobs=jobs, progress=console.progress()
+    )
     for failure in summary.failures:
         console.say(f"failed: {failure}")
     made = summary.num_clips - len(summary.failures)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from talkbench.cli.generate import LongSeconds, NumLong, NumShort, Size, suite_of
+from talkbench.cli.generate import Gpus, LongSeconds, NumLong, NumShort, Size, suite_of
 from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, Rerun, WeightsDir
 
 
@@ -25,6 +25,7 @@ def run(
     num_short: NumShort = None,
     num_long: NumLong = None,
     long_seconds: LongSeconds = None,
+    gpus: Gpus = None,
     jobs: Jobs = None,
     rerun: Rerun = None,
     config: Config = None,
@@ -49,6 +50,7 @@ def run(
         weights_dir=str(weights_dir) if weights_dir else None,
         allow_unverified=allow_unverified,
         device=device,
+        gpus=gpus,
         jobs=jobs,
         rerun=rerun,
     )
@@ -70,6 +72,7 @@ def run(
         allow_unverified=options.allow_unverified,
         device=options.device,
         jobs=options.jobs,
+        gpus=options.gpus,
         rerun=options.rerun,
         progress=console.progress(),
     )

@@ -12,15 +12,17 @@ from tests.support import ROOT
 LAYERS = {
     "errors": 0, "ids": 0,
     "schema": 1, "migrate": 1,
-    "config": 2, "registry": 2, "provenance": 2, "progress": 2, "atomic": 2, "media": 2,
+    "config": 2, "registry": 2, "provenance": 2, "progress": 2, "atomic": 2, "media": 2, "workers.protocol": 2,
     "manifests": 3, "mini": 3, "store.rows": 3, "store.run": 3, "metrics.series": 3, "metrics.base": 3, "speed": 3,
-    "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
+    "workers": 3, "systems.spec": 3, "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
     "store": 4, "systems": 4, "metrics": 4,
     "calibrate": 5, "metrics.score": 5, "metrics.jobs": 5, "metrics.pool": 5, "stats": 5, "validity": 5,
-    "api": 6, "checks": 6, "cli": 6, "__init__": 6, "__main__": 6,
+    "api": 6, "checks": 6, "profiling": 6, "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 PRESENTATION_MAY_USE = ("schema", "store", "stats", "validity", "metrics.base", "metrics.drift", "errors", "atomic",
                         "ids", "registry", "cli.console", "manifests", "speed")  # fmt: skip
+
+MODEL_MAY_USE = {"errors", "ids", "atomic", "media", "progress", "provenance", "weights"}
 
 
 def layer(module: str) -> int:
@@ -78,6 +80,14 @@ def test_presentation_reads_rows_and_never_media_runners_or_torch(path: Path) ->
     assert not {name.split(".")[0] for name in names} & {"torch", "av", "reports", "talkbench_reports"}
     for name in own(names):
         assert name == "__version__" or name.startswith(PRESENTATION_MAY_USE), f"{path.name} imports talkbench.{name}"
+
+
+@pytest.mark.parametrize("path", files("model"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_model_uses_the_plain_parts_of_the_core_and_names_itself_by_relative_imports_only(path: Path) -> None:
+    names = imports(path)
+    assert not {name.split(".")[0] for name in names} & {"model", "talkbench_model", "reports", "talkbench_reports"}
+    for name in own(names):
+        assert name.split(".")[0] in MODEL_MAY_USE, f"{path.name} imports talkbench.{name}"
 
 
 @pytest.mark.parametrize("path", files("talkbench"), ids=lambda p: str(p.relative_to(ROOT)))
