@@ -4,23 +4,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test bench bench-metrics lint lock clean
+.PHONY: demo test bench bench-metrics bench-model lint lock clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/core: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[metrics]"
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[metrics,model]"
 	@touch $@
 
 $(VENV)/dev: $(VENV)/core
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems, print Table 1, write the page
+demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems, print Table 1, write the page; run the model
 	$(BIN)/talkbench generate mini --system known --out runs/demo
 	$(BIN)/talkbench score runs/demo --metric sync_frame --items 'mini-s*' --json > /dev/null
 	$(BIN)/talkbench score runs/demo --metric flicker,motion,speed,av
 	$(BIN)/talkbench report page --run runs/demo
+	$(BIN)/talkbench generate mini --system soulx-livetalk-tiny --items mini-s01 --out runs/demo-model
 
 test: $(VENV)/dev lint   ## every test; those of the page need a Chromium and say so if there is none
 	$(BIN)/python -m pytest -q -n $(CORES)
@@ -35,6 +36,9 @@ bench: $(VENV)/dev   ## time and memory, as ratios in one run
 
 bench-metrics: $(VENV)/dev   ## network metrics against the official packages; installs those the first time
 	$(BIN)/python -m tests.bench.metrics
+
+bench-model: $(VENV)/dev   ## the reference model's code paths against their plain forms
+	$(BIN)/python -m tests.bench.model
 
 lock:   ## constraints.txt from a clean environment with the newest releases
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

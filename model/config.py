@@ -141,6 +141,8 @@ class SpeechConfig:
     num_heads: int = 12
     ffn_dim: int = 3072
     conv_channels: int = 512
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
     position_kernel: int = 128
     position_groups: int = 16
 

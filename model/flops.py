@@ -12,9 +12,6 @@ from itertools import pairwise
 
 from .config import DiTConfig, ImageEncoderConfig, Recipe, SpeechConfig, TextConfig, VAEConfig
 
-SPEECH_KERNELS = (10, 3, 3, 3, 3, 2, 2)
-SPEECH_STRIDES = (5, 2, 2, 2, 2, 2, 2)
-"""Of wav2vec 2.0 base's convolutional extractor (config.json of TencentGameMate/chinese-wav2vec2-base)."""
 TEXT_BUCKETS = 32
 """Relative positions that umT5 tells apart (config.json of google/umt5-xxl)."""
 
@@ -252,7 +249,8 @@ def image_parameters(config: ImageEncoderConfig) -> int:
 def speech_parameters(config: SpeechConfig) -> int:
     """Return the parameters of wav2vec 2.0 without its pre-training heads."""
     width, channels = config.dim, config.conv_channels
-    extractor = SPEECH_KERNELS[0] * channels + 2 * channels + sum(SPEECH_KERNELS[1:]) * channels**2
+    first, *later = config.conv_kernels
+    extractor = first * channels + 2 * channels + sum(later) * channels**2
     projection = 2 * channels + linear(channels, width)
     kernel = config.position_kernel
     position = width * (width // config.position_groups) * kernel + kernel + width
@@ -266,7 +264,7 @@ def speech_flops(recipe: Recipe) -> int:
     config, stream = recipe.speech, recipe.stream
     width, channels = config.dim, config.conv_channels
     length, inputs, total = stream.audio_seconds * stream.audio_rate_hz, 1, 0
-    for kernel, stride in zip(SPEECH_KERNELS, SPEECH_STRIDES, strict=True):
+    for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
         length = (length - kernel) // stride + 1
         total += 2 * length * kernel * inputs * channels
         inputs = channels

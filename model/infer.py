@@ -37,7 +37,7 @@ from .config import Recipe
 from .live import Background, LiveWriter, Samples
 from .parallel.mesh import local_device
 from .pipeline import build
-from .recipes import RECIPES, recipe
+from .recipes import RECIPES, recipe, spread
 from .stream import Piece, Stream
 
 STDIN = STDOUT = "-"
@@ -123,6 +123,8 @@ def _configured(name: str, size: str | None, attention: str) -> Recipe:
             if match is None:
                 raise TalkbenchError(f"--size {size!r}: expected HEIGHTxWIDTH, such as 720x416.")
             wanted = replace(wanted, stream=replace(wanted.stream, height=int(match[1]), width=int(match[2])))
+        if "WORLD_SIZE" in os.environ:  # torchrun says how many there are
+            wanted = spread(wanted, int(os.environ["WORLD_SIZE"]))
         return replace(wanted, compute=replace(wanted.compute, attention=attention))
     except ValueError as error:
         raise TalkbenchError(str(error)) from error

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from talkbench import provenance
 from talkbench.errors import PrerequisiteError
 
-from . import emulation, memory
+from . import emulation
 from .config import Recipe
 from .parallel.mesh import local_device
 from .pipeline import Model, build
@@ -64,11 +64,7 @@ def _device(recipe: Recipe, kind: str) -> torch.device:
         return torch.device(kind)
     if not torch.cuda.is_available():
         raise PrerequisiteError("PyTorch finds no CUDA device here. Use --device cpu, or --dry-run with a GPU's name.")
-    device = local_device(kind)
-    free, _ = torch.cuda.mem_get_info(device)
-    if (reason := memory.shortage(recipe, free)) is not None:
-        raise PrerequisiteError(reason)
-    return device
+    return local_device(kind)
 
 
 def _steady(model: Model, arguments: argparse.Namespace, load_seconds: float) -> dict[str, Any]:

@@ -12,12 +12,18 @@ from . import flops
 from .config import Recipe
 
 BYTES = {"bfloat16": 2, "float32": 4, "float64": 8}
-PARTS = {"dit": "transformer", "vae": "autoencoder", "speech": "speech encoder"}
-"""Networks that stay on the GPU, and their names for a reader."""
-ONCE = ("text", "image")
+PARTS = {
+    "dit": "transformer",
+    "vae": "autoencoder",
+    "speech": "speech encoder",
+    "text": "text encoder",
+    "image": "image encoder",
+}
+"""Networks, and their names for a reader."""
+VISITORS = ("text", "image")
 """Networks used once at the start of a stream, and off the GPU afterwards."""
 TOKEN_TENSORS, WIDE_TENSORS, HIDDEN_TENSORS = 6, 2, 2
-"""Alive at once in a block: tensors of the model's width, more of them in fp32 inside norms, and of the feed-forward."""
+"""Alive at once in a block: tensors of the model's width, more of them in fp32 inside norms, and of the FFN's width."""
 DECODER_TENSORS = 4
 """Alive at once around a convolution: what is added at the end, the padded input, the output, a workspace."""
 RESERVE_BYTES = 1.5e9
@@ -26,7 +32,7 @@ RESERVE_BYTES = 1.5e9
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one GPU.
+    """Bytes on one GPU, or of one process on a CPU.
 
     Attributes:
         weights: By network.
@@ -34,6 +40,7 @@ class Memory:
         transformer: Working memory of a forward, on this GPU's share of the tokens.
         autoencoder: Working memory of the largest encoder or decoder call, on this GPU's rows.
         reserve: What the device keeps; 0 on a CPU.
+        visitors: Networks that are there while a stream starts; none on a CPU, where all stay.
     """
 
     weights: dict[str, int]
@@ -41,16 +48,17 @@ class Memory:
     transformer: int
     autoencoder: int
     reserve: int
+    visitors: tuple[str, ...] = VISITORS
 
     @property
     def kept(self) -> int:
         """Weights that stay: those of text and image encoders only visit."""
-        return sum(self.weights[name] for name in PARTS)
+        return sum(size for name, size in self.weights.items() if name not in self.visitors)
 
     @property
     def starting(self) -> int:
         """Peak while a picture and a prompt are encoded."""
-        return self.kept + max(self.autoencoder, *(self.weights[name] for name in ONCE)) + self.reserve
+        return self.kept + max((self.autoencoder, *(self.weights[name] for name in self.visitors))) + self.reserve
 
     @property
     def streaming(self) -> int:
@@ -92,6 +100,7 @@ def estimate(recipe: Recipe, *, cuda: bool = True) -> Memory:
         transformer=transformer,
         autoencoder=_autoencoder_bytes(recipe, 1 if recipe.parallel.vae == "off" else share) * size,
         reserve=int(RESERVE_BYTES) if cuda else 0,
+        visitors=VISITORS if cuda else (),
     )
 
 
@@ -109,18 +118,26 @@ def _values(layer: flops.Layer) -> int:
     return max(layer.inputs, layer.outputs) * frames * rows * columns
 
 
-def shortage(recipe: Recipe, available_bytes: float) -> str | None:
-    """Return why a recipe does not fit on GPUs of this size, part by part, or None if it does."""
-    found = estimate(recipe)
-    if found.needed <= available_bytes:
+def shortage(recipe: Recipe, available_bytes: float, *, cuda: bool = True) -> str | None:
+    """Return why a recipe does not fit, part by part, or None if it does.
+
+    Args:
+        recipe: Its processes have a GPU each, or share a CPU.
+        available_bytes: Of each GPU, or of the machine.
+        cuda: Whether it is GPUs.
+    """
+    found, count = estimate(recipe, cuda=cuda), recipe.parallel.num_processes
+    needed = found.needed * (1 if cuda else count)
+    if needed <= available_bytes:
         return None
-    parts = {name: found.weights[part] for part, name in PARTS.items()}
-    working = max(found.transformer, found.autoencoder)
-    parts |= {"cached keys and values": found.caches, "working memory": working, "reserve": found.reserve}
+    parts = {PARTS[name]: size for name, size in found.weights.items() if name not in found.visitors}
     if found.starting > found.streaming:
-        parts |= {"cached keys and values": 0, "working memory": found.starting - found.kept - found.reserve}
-    told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in parts.items() if size)
+        parts["working memory"] = found.starting - found.kept - found.reserve
+    else:
+        working = max(found.transformer, found.autoencoder)
+        parts |= {"cached keys and values": found.caches, "working memory": working}
+    told = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in (parts | {"reserve": found.reserve}).items() if size)
+    where = f"on each of {count} GPU(s)" if cuda else f"of memory for {count} process(es)"
     return (
-        f"{recipe.name} needs about {found.needed / 1e9:.1f} GB on each of {recipe.parallel.num_processes} GPU(s) "
-        f"({told}); {available_bytes / 1e9:.1f} GB are there."
+        f"{recipe.name} needs about {needed / 1e9:.1f} GB {where} ({told}); {available_bytes / 1e9:.1f} GB are there."
     )

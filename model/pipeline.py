@@ -7,6 +7,7 @@ Legend: C channels, F frames, H W pixels, T latent frames, h w latent rows and c
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from talkbench.errors import PrerequisiteError
 from talkbench.ids import digest
 
-from . import accelerate, checkpoint, flow, initial
+from . import accelerate, checkpoint, flow, initial, memory
 from .attention import choose_kernel
 from .conditioning import audio, image, text
 from .config import Recipe
@@ -199,10 +201,11 @@ def build(
         parallel: How the tokens are spread; by default over the processes that the recipe asks for.
 
     Raises:
-        PrerequisiteError: If weights or a package are absent.
+        PrerequisiteError: If weights or a package are absent, or memory is short; said before anything is loaded.
         TalkbenchError: If the weights do not fit, or the processes are not those that the recipe asks for.
     """
     where = torch.device(device)
+    _refuse_if_too_big(recipe, where)
     seed = recipe.weights_seed if random_seed is None and weights_dir is None else random_seed
     compute, dtype = recipe.compute, getattr(torch, recipe.compute.dtype)
     kernel = choose_kernel(compute.attention, device=where, dtype=dtype, head_dim=recipe.dit.head_dim)
@@ -231,6 +234,24 @@ def build(
         text=parts.text,
         image=parts.image,
     )
+
+
+def _refuse_if_too_big(recipe: Recipe, device: torch.device) -> None:
+    on_gpu = device.type == "cuda"
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else _free_host_bytes()
+    if (reason := memory.shortage(recipe, available, cuda=on_gpu)) is not None:
+        raise PrerequisiteError(f"{reason} `python -m model.profile --recipe {recipe.name} --dry-run` tells more.")
+
+
+def _free_host_bytes() -> int:
+    """Return memory that processes can have without anything being swapped out."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (available,) = (
+        line for line in meminfo.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")
+    )
+    return int(available.split()[1]) * 1024
 
 
 @dataclass(frozen=True)

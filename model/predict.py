@@ -212,15 +212,10 @@ def _border_seconds(layers: Iterable[flops.Layer], num_calls: int, num_gpus: int
 
 
 def _tile_share(rows: int, columns: int, num_gpus: int, border: int = 1) -> float:
-    """Return the share of the picture that each tile works on, its borders included.
+    """Return the share of the picture that each tile works on, its borders included."""
+    from .parallel.tiles import choose_grid
 
-    Source: the grid rule of `flash_talk/wan/modules/vae.py`: the divisor pair with the most nearly square tiles.
-    """
-    grids = [(n, num_gpus // n) for n in range(1, num_gpus + 1) if num_gpus % n == 0]
-    fitting = [(down, across) for down, across in grids if rows % down == 0 and columns % across == 0]
-    if not fitting:
-        raise TalkbenchError(f"{num_gpus} GPUs do not cut a latent of {rows}x{columns} into equal tiles.")
-    down, across = min(fitting, key=lambda grid: (abs(rows / grid[0] - columns / grid[1]), grid))
+    down, across = choose_grid(num_gpus, rows, columns)
     tall = rows // down + 2 * border * (down > 1)
     wide = columns // across + 2 * border * (across > 1)
     return tall * wide / (rows * columns)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import signal
 import subprocess
@@ -31,8 +30,9 @@ from typing import IO, Any
 from talkbench.errors import PrerequisiteError, TalkbenchError
 
 from . import memory, predict
-from .config import ParallelConfig, Recipe
+from .config import Recipe
 from .recipes import recipe as recipe_named
+from .recipes import spread
 
 HOST = "-"
 """`--out` of a caller that reads stdout."""
@@ -43,14 +43,16 @@ def main() -> None:
     """Run the command line."""
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     arguments = _parser().parse_args()
-    try:
-        with _output(arguments.out) as out:
+    with _output(arguments.out) as out:
+        try:
             for line in run(arguments):
                 out.write(json.dumps(line, allow_nan=False) + "\n")
                 out.flush()
-    except TalkbenchError as error:
-        sys.stderr.write(f"talkbench: {error}\n")
-        sys.exit(error.exit_code)
+        except TalkbenchError as error:
+            sys.stderr.write(f"talkbench: {error}\n")
+            if arguments.out == HOST:
+                out.write(json.dumps({"error": str(error), "exit_code": error.exit_code}) + "\n")
+            sys.exit(error.exit_code)
 
 
 def run(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -73,19 +75,15 @@ def run(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def configured(name: str, processes: int, *, compiled: bool) -> Recipe:
-    """Return a recipe for so many processes: Ulysses as far as the heads divide, ring for the rest.
+    """Return a recipe for so many processes.
 
     Raises:
         TalkbenchError: If there is no such recipe, or not that many processes can share it.
     """
-    if processes < 1:
-        raise TalkbenchError(f"--processes {processes}: expected 1 or more.")
     try:
-        recipe = recipe_named(name)
-        ulysses = math.gcd(processes, recipe.dit.num_heads)
+        recipe = spread(recipe_named(name), processes)
         compute = replace(recipe.compute, compile=compiled, cuda_graph=compiled and recipe.compute.cuda_graph)
-        spread = ParallelConfig(ulysses, processes // ulysses, recipe.parallel.vae)
-        return replace(recipe, parallel=spread, compute=compute)
+        return replace(recipe, compute=compute)
     except ValueError as error:
         raise TalkbenchError(str(error)) from error
 
@@ -162,7 +160,10 @@ def _through_torchrun(arguments: argparse.Namespace, processes: int, *, compiled
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:  # noqa: S603
         assert child.stdout is not None  # noqa: S101 - piped above
         for line in child.stdout:
-            yield json.loads(line)
+            found = json.loads(line)
+            if "error" in found:
+                raise TalkbenchError(found["error"])
+            yield found
     if child.returncode:
         raise TalkbenchError(f"torchrun with {processes} processes left with exit code {child.returncode}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import gcd
 
 from .config import (
     AudioTokensConfig,
@@ -89,3 +90,17 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(f"unknown recipe {name!r}; known: {', '.join(RECIPES)}")
     return RECIPES[name]()
+
+
+def spread(wanted: Recipe, num_processes: int) -> Recipe:
+    """Return a recipe for so many processes: its own degrees, or Ulysses as far as heads divide and ring for the rest.
+
+    Raises:
+        ValueError: If there are no processes.
+    """
+    if num_processes < 1:
+        raise ValueError(f"{num_processes} processes; expected 1 or more")
+    if wanted.parallel.num_processes == num_processes:
+        return wanted
+    ulysses = gcd(num_processes, wanted.dit.num_heads)
+    return replace(wanted, parallel=replace(wanted.parallel, ulysses=ulysses, ring=num_processes // ulysses))

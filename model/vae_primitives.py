@@ -124,8 +124,14 @@ def _convolution(x_NCHW: Tensor, weight: Tensor, bias: Tensor, stride: Sequence[
     An operator of its own because the layout must survive compilation: Inductor lays the inputs of 3-D convolutions out
     as it thinks best, which for the views used here is channels-first, and copies them there.
     """
-    function = functional.conv3d if x_NCHW.dim() == 5 else functional.conv2d
-    y_NCHW: Tensor = function(x_NCHW, weight, bias, stride, padding)
+    y_NCHW: Tensor
+    if x_NCHW.dim() == 4:
+        y_NCHW = functional.conv2d(x_NCHW, weight, bias, stride, padding)
+    elif x_NCHW.device.type == "cpu" and x_NCHW.dtype == torch.float32 and torch.backends.mkldnn.is_available():
+        # For small inputs, and on one thread, torch would choose a loop ten times slower.
+        y_NCHW = torch.mkldnn_convolution(x_NCHW, weight, bias, padding, stride, [1, 1, 1], 1)
+    else:
+        y_NCHW = functional.conv3d(x_NCHW, weight, bias, stride, padding)
     return y_NCHW.movedim(1, -1).contiguous().movedim(-1, 1)
 
 

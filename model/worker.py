@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import timedelta
-from math import gcd
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +23,10 @@ from talkbench.media import audio
 from talkbench.media.encode import ClipWriter
 from talkbench.provenance import device_name, package_versions
 
-from .config import Recipe
 from .live import Background, Frames, Samples
 from .parallel.mesh import local_device
 from .pipeline import Model, build
-from .recipes import RECIPES, recipe
+from .recipes import RECIPES, recipe, spread
 from .stream import Piece, Stream
 
 if TYPE_CHECKING:
@@ -68,14 +65,6 @@ def main() -> None:
     )
     if others is not None:
         others.tell(None)
-
-
-def spread(wanted: Recipe, num_processes: int) -> Recipe:
-    """Return a recipe for so many processes: its own degrees if they fit, else as many heads apart as divide."""
-    if wanted.parallel.num_processes == num_processes:
-        return wanted
-    ulysses = gcd(num_processes, wanted.dit.num_heads)
-    return replace(wanted, parallel=replace(wanted.parallel, ulysses=ulysses, ring=num_processes // ulysses))
 
 
 def make_clip(model: Model, job: Job, report: Report | None) -> dict[str, Any]:

@@ -12,7 +12,8 @@ def report(
     spec: Annotated[
         str,
         typer.Argument(
-            help="table1 to table4, drift, speed, meaning, figures, validity, page, or the path of a .yaml spec."
+            help="table1 to table4, figure6, drift, speed, meaning, figures, validity, page, or the path of a .yaml "
+            "spec."
         ),
     ],
     run: Annotated[Path, typer.Option("--run", "-r", help="Run folder.")],
@@ -47,6 +48,12 @@ def report(
         from . import figures
 
         for path in figures.write(opened, folder, _names(format) or ("svg", "png", "pdf")):
+            console.say(str(path))
+        return
+    if spec == "figure6":
+        from . import cycles
+
+        for path in cycles.write(opened, folder, _names(format) or ("svg", "png", "pdf")):
             console.say(str(path))
         return
     if spec == "meaning":

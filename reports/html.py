@@ -26,7 +26,7 @@ from talkbench.stats import aggregate
 from talkbench.store.run import Run
 from talkbench.validity import known_answers
 
-from . import build, figures, meaning, page_data, quoted, render, spec
+from . import figures, make, meaning, page_data, quoted, render, spec
 from .page_data import Source
 from .table import ARROWS, Column, Table, number
 
@@ -78,6 +78,7 @@ def render_page(run: Run, folder: Path, policy: aggregate.Policy) -> str:
     table1 = _measured(run, "table1", policy)
     timed = {row["system"] for row in source.rows if row["metric"] == "speed" and row["status"] == "ok"}
     speed = _measured(run, "speed", policy, [system.name for system in source.systems if system.name in timed])
+    measured = (table1, _measured(run, "drift", policy), speed, _measured(run, "table4", policy))
     context = {
         "run": run,
         "name": page_data.run_name(run),
@@ -87,7 +88,7 @@ def render_page(run: Run, folder: Path, policy: aggregate.Policy) -> str:
         "policy": _content_policy(early, script),
         "data": Markup(page_data.to_script(data)),  # noqa: S704 - escaped there
         "facts": _facts(source),
-        "tables": [_shown(table) for table in (table1, _measured(run, "drift", policy), speed) if table],
+        "tables": [_shown(table) for table in measured if table],
         "slow": [system.name for system in source.systems if system.name not in timed],
         "glossary": _glossary(source),
         "panels": _panels(table1) if table1 else [],
@@ -145,7 +146,7 @@ def _content_policy(*scripts: str) -> str:
 
 def _measured(run: Run, name: str, policy: aggregate.Policy, systems: Sequence[str] = ()) -> Table | None:
     try:
-        return build.table(run, spec.load(name), name, policy=policy, systems=systems)
+        return make.measured(run, spec.load(name), name, policy=policy, systems=systems)
     except TalkbenchError:
         return None  # the run has no value for it; the section is left out
 

@@ -13,7 +13,7 @@ from talkbench.errors import TalkbenchError
 from talkbench.registry import suggest
 from talkbench.store.run import Run
 
-from . import build, quoted, render, spec
+from . import build, latency, quoted, render, spec
 from .table import Table
 
 Policy = Literal["complete", "available"]
@@ -28,7 +28,7 @@ def tables(run: Run, name: str, *, policy: Policy = "complete", systems: Sequenc
     wanted = spec.load(name)
     found: list[Table] = []
     try:
-        found.append(build.table(run, wanted, Path(name).stem, policy=policy, systems=systems))
+        found.append(measured(run, wanted, Path(name).stem, policy=policy, systems=systems))
     except TalkbenchError:
         if wanted.quoted is None:
             raise
@@ -38,6 +38,19 @@ def tables(run: Run, name: str, *, policy: Policy = "complete", systems: Sequenc
     if wanted.quoted is not None:
         found.append(quoted.table(wanted.quoted))
     return found
+
+
+def measured(
+    run: Run, wanted: spec.Spec, name: str, *, policy: Policy = "complete", systems: Sequence[str] = ()
+) -> Table:
+    """Return the table of a spec from whatever of the run it is made from.
+
+    Raises:
+        TalkbenchError: If the run has nothing for it.
+    """
+    if wanted.source == "profiles":
+        return latency.table(run, wanted, name)
+    return build.table(run, wanted, name, policy=policy, systems=systems)
 
 
 def show(found: Sequence[Table], console: Console) -> None:

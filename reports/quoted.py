@@ -52,6 +52,16 @@ class QuotedTable(_Strict):
     blocks: tuple[QuotedBlock, ...]
 
 
+class QuotedCycle(_Strict):
+    """A published cycle by component, in milliseconds."""
+
+    source: str
+    label: str
+    chunk_frames: int
+    cycle: float
+    components: dict[str, float]
+
+
 class Finding(_Strict):
     """A place where the report disagrees with itself."""
 
@@ -80,6 +90,11 @@ def table(name: str) -> Table:
     return Table(
         f"{name}_quoted", f"{published.title} (quoted)", published.caption, columns, blocks, published.row_head, notes
     )
+
+
+def cycle() -> QuotedCycle:
+    """Return the published cycle that Figure 6 stands beside."""
+    return QuotedCycle.model_validate(_read("figure6.yaml"))
 
 
 def findings() -> tuple[Finding, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -20,6 +20,7 @@ class Spec(BaseModel):
 
     title: str
     caption: str
+    source: Literal["rows", "profiles"] = Field(default="rows", description="What of a run it is made from.")
     outputs: tuple[str, ...] = Field(description="Output ids, in column order; those without a value are footnoted.")
     labels: dict[str, str] = Field(default_factory=dict, description="Label of outputs whose runner is not installed.")
     quoted: str | None = Field(default=None, description="Published table shown beside the measured one.")
@@ -46,7 +47,7 @@ def load(name: str) -> Spec:
     """
     source = Path(name) if name.endswith((".yaml", ".yml")) else folder() / "specs" / f"{name}.yaml"
     if not source.is_file():
-        known = [*names(), "figures", "page"]
+        known = [*names(), "figures", "figure6", "page"]
         raise TalkbenchError(
             f"unknown report {name!r}.{suggest(name, known)} Known: {', '.join(known)}, or the path of a .yaml spec."
         )

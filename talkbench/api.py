@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,8 +22,11 @@ from talkbench.registry import suggest
 from talkbench.schema import ClipRecord, Problem, Suite, SystemRecord
 from talkbench.store.rows import RowWriter
 from talkbench.store.run import Run, siblings
+from talkbench.systems import check as systems_check
 from talkbench.systems import generate as generation
 from talkbench.systems import scan
+from talkbench.systems.adapter import Machine
+from talkbench.systems.spec import SystemSpec
 from talkbench.weights import store as weights
 
 if TYPE_CHECKING:
@@ -131,19 +134,35 @@ def generate(
     systems: Sequence[str],
     out: PathLike,
     *,
+    items: Sequence[str] = (),
+    weights_dir: PathLike | None = None,
     jobs: int | None = None,
+    gpus: int | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Make the clips of a suite with the named systems, under `<out>/clips/<system>/`; existing ones are kept.
 
+    Args:
+        suite: Name of a suite, the path of its `.jsonl`, or a `Suite`.
+        systems: Names of systems, ``known`` for all known-answer ones, or paths of adapter files.
+        out: Run folder, created if need be.
+        items: Patterns of item ids, such as ``mini-s*``; all by default.
+        weights_dir: Folder with the weight folders of systems that need any.
+        jobs: Processes at once; by default one per core, or as many as a system's GPUs allow.
+        gpus: GPUs to use; by default every visible one.
+        progress: Told about every clip.
+
     Raises:
         TalkbenchError: If a system or the suite is unknown, or has no items.
+        PrerequisiteError: If a system cannot run here; nothing was made then.
     """
     chosen = generation.select(systems)
+    machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None, num_gpus=gpus)
     run = Run.open_or_create(Path(out), manifests.load(suite) if isinstance(suite, str) else suite)
     folder = run.path / "clips"
-    waiting = generation.plan(run.suite, chosen, folder)
-    config = {"suite": run.suite.id, "systems": [system.name for system in chosen], "jobs": jobs}
+    waiting = generation.plan(run.suite, chosen, folder, items)
+    names = [system.name for system in chosen]
+    config = {"suite": run.suite.id, "systems": names, "items": list(items), "jobs": jobs, "gpus": gpus}
     with run.session("generate", config, describe()):
         for system in chosen:
             run.add_system(
@@ -155,8 +174,16 @@ def generate(
                     description=system.description,
                 )
             )
-        failures = generation.generate(waiting, num_workers=jobs or os.cpu_count() or 1, progress=progress or Silent())
-    asked = sum(len(generation.asked_of(system, run.suite)) for system in chosen)
+        failures = generation.generate(
+            waiting,
+            chosen,
+            machine,
+            logs=run.path / "logs",
+            assets=Path(suite).parent if isinstance(suite, str) and suite.endswith(".jsonl") else None,
+            num_workers=jobs,
+            progress=progress or Silent(),
+        )
+    asked = sum(len(generation.asked_of(system, run.suite, items)) for system in chosen)
     return Summary(run.path, asked, {}, failures=tuple(failures))
 
 
@@ -171,11 +198,12 @@ def run(
     allow_unverified: bool = False,
     device: str = "cpu",
     jobs: int | None = None,
+    gpus: int | None = None,
     rerun: jobs.Rerun = "missing",
     progress: Progress | None = None,
 ) -> Summary:
     """Generate, then score: both stages resume on their own."""
-    made = generate(suite, systems, out, jobs=jobs, progress=progress)
+    made = generate(suite, systems, out, weights_dir=weights_dir, jobs=jobs, gpus=gpus, progress=progress)
     scored = score(
         made.run,
         metrics=metrics,
@@ -205,6 +233,30 @@ def plan(
         "clips_to_make": len(waiting),
         "seconds_to_make": round(sum(job.item.duration_seconds for job in waiting), 1),
     }
+
+
+def list_systems(*, weights_dir: PathLike | None = None) -> list[dict[str, Any]]:
+    """Return every system: what it is, its licence, and what it lacks to run here."""
+    machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None)
+    return [asdict(listed) for listed in systems_check.listing(machine)]
+
+
+def check_systems(
+    systems: Sequence[str], *, weights_dir: PathLike | None = None, gpus: int | None = None
+) -> list[dict[str, Any]]:
+    """Start each system and have it make a short clip that is not kept.
+
+    Raises:
+        TalkbenchError: If a name is unknown, or is that of a known-answer system, which needs no check.
+        PrerequisiteError: If a system cannot run here.
+    """
+    machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None, num_gpus=gpus)
+    chosen = generation.select(systems)
+    for system in chosen:
+        if not isinstance(system, SystemSpec):
+            raise TalkbenchError(f"{system.name} is a known-answer system: it is part of talkbench and always runs.")
+    specs = [system for system in chosen if isinstance(system, SystemSpec)]
+    return [systems_check.facts(systems_check.trial(spec, machine)) for spec in specs]
 
 
 def status(run_folder: PathLike) -> dict[str, Any]:

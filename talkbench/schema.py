@@ -321,3 +321,63 @@ class SessionRecord(Record):
     started_at: str
     ended_at: str | None = None
     outcome: str = "running"
+
+
+class Durations(Record):
+    """How long one thing took, again and again."""
+
+    count: int = Field(ge=0, description="How often it was measured; 0 for a prediction.")
+    mean_seconds: Finite
+    p50_seconds: Finite
+    p90_seconds: Finite | None = Field(
+        default=None, description="Null where too few were taken (speed/scenarios.yaml)."
+    )
+    p99_seconds: Finite | None = None
+
+
+class Startup(Record):
+    """What happens once."""
+
+    load_seconds: Finite = Field(description="Building the network and reading its weights.")
+    stream_seconds: Finite = Field(description="From a new picture to a stream that waits for sound, warm.")
+    cold_seconds: Finite = Field(description="First chunk of the process: compilation, kernel choice, allocation.")
+    first_frame_seconds: Finite = Field(
+        description="From handing over the first chunk's sound to its first frame on the host, warm; in real time the "
+        "sound itself takes as long as the chunk plays before that."
+    )
+
+
+class ProfileRecord(Record):
+    """Where a system spends its time, in one configuration: a row of Table 4, a bar of Figure 6."""
+
+    schema_version: int = SCHEMA_VERSION
+    system: str
+    recipe: str
+    origin: Literal["measured", "predicted"]
+    basis: dict[str, str] = Field(default_factory=dict, description="Component -> what a predicted value rests on.")
+    num_processes: int = Field(gt=0, description="One per GPU.")
+    ulysses: int = Field(gt=0)
+    ring: int = Field(gt=0)
+    vae: str = Field(description="How the autoencoder is split: exact, tiled, off.")
+    compiled: bool
+    device_kind: Literal["cpu", "cuda"]
+    device: str
+    dtype: str
+    attention: str = Field(description="Kernel that was chosen.")
+    weights_kind: Literal["released", "unverified", "random"]
+    height: int
+    width: int
+    frame_rate: Rate
+    chunk_frames: int = Field(gt=0, description="New frames per cycle.")
+    num_steps: int = Field(gt=0, description="Network evaluations per cycle; `dit_step` counts that often in it.")
+    components: dict[str, Durations] = Field(description="audio, dit_step, decode, encode, color, copy, rest.")
+    cycle: Durations
+    fps: Finite = Field(description="New frames per cycle over the median cycle.")
+    real_time_factor: Finite
+    missed_deadlines: Finite | None = Field(description="Share of cycles longer than their frames play.")
+    startup: Startup | None = None
+    peak_memory_bytes: int | None = Field(default=None, description="Of the first process.")
+    power_watts: Finite | None = Field(default=None, description="Mean over the steady cycles, all GPUs together.")
+    power_limit_watts: Finite | None = None
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    written_at: str = Field(default_factory=now)

@@ -10,6 +10,9 @@ import pytest
 
 from tests.support import make_clip
 
+# Test processes share the cores already; more threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

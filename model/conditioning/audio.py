@@ -32,7 +32,6 @@ RATE_HZ = 16_000
 MIN_SAMPLES = 400
 """What one vector of the convolutions hears."""
 
-_KERNELS, _STRIDES = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
 _PREFIX = "wav2vec2."
 _HEADS = ("quantizer.*", "project_q.*", "project_hid.*")
 """Of the pre-training; in the file beside the encoder and not used."""
@@ -54,9 +53,9 @@ class SpeechEncoder(nn.Module):
                 num_hidden_layers=config.num_layers,
                 num_attention_heads=config.num_heads,
                 intermediate_size=config.ffn_dim,
-                conv_dim=(config.conv_channels,) * len(_KERNELS),
-                conv_kernel=_KERNELS,
-                conv_stride=_STRIDES,
+                conv_dim=(config.conv_channels,) * len(config.conv_kernels),
+                conv_kernel=config.conv_kernels,
+                conv_stride=config.conv_strides,
                 conv_bias=False,
                 feat_extract_norm="group",
                 feat_proj_dropout=0.0,
@@ -93,6 +92,14 @@ class SpeechEncoder(nn.Module):
         vectors_BCS = self.net.feature_extractor(heard_BN)
         at_frames_BFC = interpolate(vectors_BCS, num_frames).transpose(1, 2)
         return self._layers(at_frames_BFC)
+
+    @property
+    def _reach(self) -> int:
+        """Samples that one vector of the convolutions sees (400)."""
+        reach = 1
+        for kernel, stride in zip(reversed(self.config.conv_kernels), reversed(self.config.conv_strides), strict=True):
+            reach = (reach - 1) * stride + kernel
+        return reach
 
     def _layers(self, vectors_BFC: torch.Tensor) -> torch.Tensor:
         encoder = self.net.encoder

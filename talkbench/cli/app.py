@@ -18,6 +18,7 @@ from talkbench.cli import (
     export,
     generate,
     manifest,
+    profile,
     run,
     score,
     status,
@@ -72,6 +73,7 @@ def _options(
 app.command("score", rich_help_panel="Measure")(score.score)
 app.command("generate", rich_help_panel="Measure")(generate.generate)
 app.command("run", rich_help_panel="Measure")(run.run)
+app.command("profile", rich_help_panel="Measure")(profile.profile)
 app.command("status", rich_help_panel="Read")(status.status)
 app.command("compare", rich_help_panel="Read")(compare.compare)
 app.command("export", rich_help_panel="Read")(export.export)

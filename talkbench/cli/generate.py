@@ -40,6 +40,9 @@ def generate(
     num_short: NumShort = None,
     num_long: NumLong = None,
     long_seconds: LongSeconds = None,
+    items: Annotated[
+        list[str] | None, typer.Option(help="Only items whose id matches, such as 'mini-s0*'. Repeat for several.")
+    ] = None,
     weights_dir: WeightsDir = None,
     gpus: Gpus = None,
     jobs: Annotated[
@@ -65,7 +68,14 @@ def generate(
 
     chosen = suite_of(suite, size, num_short, num_long, long_seconds)
     summary = api.generate(
-        chosen, system, out, weights_dir=weights_dir, gpus=gpus, jobs=jobs, progress=console.progress()
+        chosen,
+        system,
+        out,
+        items=items or (),
+        weights_dir=weights_dir,
+        gpus=gpus,
+        jobs=jobs,
+        progress=console.progress(),
     )
     for failure in summary.failures:
         console.say(f"failed: {failure}")

@@ -5,6 +5,7 @@ systems/*.json      who takes part
 index/*.json        one record per clip file: path, digest, container facts, what the decode found
 rows/part-*.jsonl   scores (talkbench.store.rows)
 sessions/*.json     each invocation: configuration, versions, device, start, end
+profiles/*.json     one record per system, device, number of processes and compilation (`talkbench profile`)
 locks/              one empty file per clip being scored
 logs/               one file per process
 clips/<system>/     only if the clips were generated here
@@ -25,7 +26,17 @@ from pydantic import ValidationError
 from talkbench import atomic, migrate
 from talkbench.errors import TalkbenchError
 from talkbench.ids import key
-from talkbench.schema import UNAVAILABLE, ClipRecord, Record, RunRecord, SessionRecord, Suite, SystemRecord, now
+from talkbench.schema import (
+    UNAVAILABLE,
+    ClipRecord,
+    ProfileRecord,
+    Record,
+    RunRecord,
+    SessionRecord,
+    Suite,
+    SystemRecord,
+    now,
+)
 from talkbench.store.rows import RowStore
 
 _log = logging.getLogger(__name__)
@@ -146,6 +157,20 @@ class Run:
             newest[name] = max(newest.get(name, rank), rank)
         chosen = [row for row in rows if row["score_key"] == newest[row["clip_key"], row["metric"]][2]]
         return sorted(chosen, key=lambda row: (row["system"], row["item"], row["output"]))
+
+    def put_profile(self, record: ProfileRecord) -> None:
+        """Write a profile, over an earlier one of the same configuration."""
+        configuration = record.model_dump(
+            include={"system", "recipe", "origin", "num_processes", "compiled", "device_kind", "device", "weights_kind"}
+        )
+        atomic.write_text(
+            self.path / "profiles" / f"{key(configuration)}.json", record.model_dump_json(indent=1) + "\n"
+        )
+
+    def profiles(self) -> list[ProfileRecord]:
+        """Return the profiles, in order of system, device, origin, number of processes and compilation."""
+        records = [read_record(path, ProfileRecord) for path in (self.path / "profiles").glob("*.json")]
+        return sorted(records, key=lambda r: (r.system, r.device, r.origin, r.num_processes, r.compiled))
 
     @contextlib.contextmanager
     def session(self, command: str, config: dict[str, Any], provenance: dict[str, Any]) -> Iterator[None]:

@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -33,21 +34,29 @@ __all__ = ["asked_of", "generate", "make_known", "plan", "select"]
 _log = logging.getLogger(__name__)
 
 
-def asked_of(system: System, suite: Suite) -> list[Item]:
-    """Return the items of a suite that a system makes clips for."""
-    return [item for item in suite.items or () if system.tiers is None or item.tier in system.tiers]
+def asked_of(system: System, suite: Suite, patterns: Sequence[str] = ()) -> list[Item]:
+    """Return the items of a suite that a system makes clips for; with patterns, those whose id matches one."""
+    return [
+        item
+        for item in suite.items or ()
+        if (system.tiers is None or item.tier in system.tiers)
+        and (not patterns or any(fnmatchcase(item.id, pattern) for pattern in patterns))
+    ]
 
 
-def plan(suite: Suite, systems: Sequence[System], folder: Path) -> list[Task]:
+def plan(suite: Suite, systems: Sequence[System], folder: Path, patterns: Sequence[str] = ()) -> list[Task]:
     """Return the clips that do not exist yet, longest first.
 
     Raises:
-        TalkbenchError: If the suite has no items to generate from.
+        TalkbenchError: If the suite has no items to generate from, or no item matches the patterns.
     """
     if not suite.items:
         raise TalkbenchError(
             f"suite {suite.id} has no frozen item list, so nothing can be generated for it. Try `mini`."
         )
+    if not any(asked_of(system, suite, patterns) for system in systems):
+        known = ", ".join(item.id for item in suite.items[:5])
+        raise TalkbenchError(f"no item of {suite.id} matches {', '.join(patterns)}. Items: {known}, ...")
     tasks = [
         Task(
             system=system.name,
@@ -56,7 +65,7 @@ def plan(suite: Suite, systems: Sequence[System], folder: Path) -> list[Task]:
             key=key({"item": digest(item.model_dump(mode="json")), "system": system.digest}),
         )
         for system in systems
-        for item in asked_of(system, suite)
+        for item in asked_of(system, suite, patterns)
     ]
     return sorted((task for task in tasks if not _exists(task)), key=lambda task: -task.item.duration_seconds)
 

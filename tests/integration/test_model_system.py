@@ -133,8 +133,7 @@ def test_a_process_that_is_killed_ends_the_job_of_the_others_within_seconds(suit
 
 @pytest.mark.parametrize(("processes", "degrees"), [(1, (1, 1)), (2, (2, 1)), (5, (1, 5)), (8, (8, 1)), (12, (4, 3))])
 def test_any_number_of_processes_shares_heads_as_far_as_they_divide(processes: int, degrees: tuple[int, int]) -> None:
-    from model.recipes import recipe
-    from model.worker import spread
+    from model.recipes import recipe, spread
 
     parallel = spread(recipe("tiny"), processes).parallel
     assert (parallel.ulysses, parallel.ring) == degrees

@@ -148,8 +148,14 @@ def test_a_configuration_of_another_network_is_refused_with_both_numbers(weights
 
 def test_missing_weights_are_listed_with_the_commands_that_fetch_them(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError) as caught:
-        build(replace(recipe("flashtalk_14b"), compute=TINY.compute), tmp_path)
+        build(replace(TINY, weights_seed=None), tmp_path)
     message = str(caught.value)
     assert "Wan2.1_VAE.pth" in message
     assert "hf download Soul-AILab/SoulX-FlashTalk-14B" in message
     assert "--random-weights" in message
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    huge = replace(recipe("flashtalk_14b"), compute=replace(TINY.compute, dtype="float64"))
+    with pytest.raises(PrerequisiteError, match=r"needs about \d+\.\d GB of memory .* are there"):
+        build(huge, tmp_path)

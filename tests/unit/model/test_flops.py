@@ -120,6 +120,13 @@ def test_what_does_not_fit_is_said_part_by_part() -> None:
         assert evidence in told
 
 
+def test_on_a_cpu_every_network_stays_and_processes_share_the_memory() -> None:
+    told = memory.shortage(recipe("flashtalk_14b_8gpu"), 100e9, cuda=False)
+    assert told is not None
+    assert "for 8 process(es)" in told
+    assert "text encoder 11.4" in told
+
+
 def test_a_start_can_need_more_than_the_stream() -> None:
     eight = memory.estimate(recipe("flashtalk_14b_8gpu"))
     assert eight.needed == eight.starting > eight.streaming, "the text encoder visits the GPU"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from model import emulation, measure, profile
+from model import emulation, measure, pipeline, profile
 from model.pipeline import Model, build
 from model.recipes import recipe
 from model.stand_in import picture_of, sound_of
-from talkbench.errors import PrerequisiteError
+from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.speed.profile import FACTS
 
 
@@ -84,19 +85,13 @@ def test_sections_of_a_chunk_are_summed_but_steps_are_not() -> None:
 
 def test_power_is_the_mean_of_every_gpu_summed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     smi = tmp_path / "nvidia-smi"
-    smi.write_text(
-        "#!/bin/sh\nprintf '0, 600.00, 700.00\\n1, 300.00, 700.00\\n0, 500.00, 700.00\\n1, [N/A], 700\\n'\nsleep 60\n"
-    )
+    lines = "0, 600.00, 700.00\\n1, 300.00, 700.00\\n0, 500.00, 700.00\\n1, [N/A], 700\\n"
+    smi.write_text(f"#!/bin/sh\nprintf '{lines}'\nexec sleep 60\n")
     smi.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setattr(measure, "_gpu_ids", lambda: "0,1")
     with measure._power(torch.device("cuda")) as power:
-        while not (tmp_path / "waited").exists():
-            torch.zeros(1)
-            import time
-
-            time.sleep(0.3)
-            (tmp_path / "waited").touch()
+        time.sleep(0.5)
     assert power == {"watts": 850.0, "limit": 1400.0}
     with measure._power(torch.device("cpu")) as power:
         pass
@@ -107,13 +102,14 @@ def test_a_missing_or_small_device_is_said_before_anything_is_loaded(monkeypatch
     def loaded(*_args: object, **_options: object) -> Model:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(measure, "build", loaded)
+    monkeypatch.setattr(pipeline, "_random", loaded)
+    monkeypatch.setattr(pipeline, "_released", loaded)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PrerequisiteError, match="no CUDA device"):
         next(measure.measured(recipe("tiny"), asked(device="cuda")))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (24 * 10**9, 24 * 10**9))
-    monkeypatch.setattr(measure, "local_device", lambda kind: torch.device(kind))
+    monkeypatch.setattr(measure, "local_device", torch.device)
     with pytest.raises(PrerequisiteError, match=r"transformer 37.8.*24.0 GB are there"):
         next(measure.measured(recipe("flashtalk_14b"), asked(device="cuda")))
 
@@ -126,9 +122,17 @@ def test_stand_ins_have_the_shapes_that_the_stream_takes() -> None:
     assert 0.05 < abs(sound_N).max() <= 1
 
 
+@pytest.mark.slow
 def test_two_processes_are_measured_as_one(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     given = ["--recipe", "tiny", "--processes", "2", "--warmup", "1", "--chunks", "2", "--seconds", "0"]
     arguments = profile._parser().parse_args([*given, "--out", str(out)])
     (found,) = profile.run(arguments)
     assert (found["num_processes"], found["ulysses"], len(found["cycles"])) == (2, 2, 2)
+
+
+@pytest.mark.slow
+def test_what_stops_one_of_several_processes_is_said_by_name() -> None:
+    arguments = profile._parser().parse_args(["--recipe", "flashtalk_14b", "--processes", "2", "--out", "-"])
+    with pytest.raises(TalkbenchError, match="(?i)weights"):
+        list(profile.run(arguments))

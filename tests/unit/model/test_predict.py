@@ -75,7 +75,7 @@ def test_every_gpu_decodes_everything_if_the_split_is_off() -> None:
 
 
 def test_tiles_that_do_not_come_out_even_are_refused() -> None:
-    with pytest.raises(TalkbenchError, match="7 GPUs do not cut"):
+    with pytest.raises(TalkbenchError, match="7 tiles do not divide"):
         predict.vae_seconds(RELEASED, H800, 7, "decode", split="tiled")
 
 
