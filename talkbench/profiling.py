@@ -57,8 +57,7 @@ def profile(
     machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None)
     weights = _weights(spec, machine, random_weights=random_weights)
     present = len(machine.gpus) if device == "cuda" else max(counts)
-    folder = Path(out)
-    run = Run(folder) if (folder / "run.json").is_file() else Run.open_or_create(folder, manifests.FOLDER)
+    run = _opened(out)
     report = progress or Silent()
     config = {"system": system, "device": device, "counts": list(counts), "compiled": list(compiled), "rerun": rerun}
     known = [] if rerun else _own(run, spec, name)
@@ -74,7 +73,9 @@ def profile(
     return _own(run, spec, name)
 
 
-def estimate(system: str, device: str, counts: Sequence[int], compiled: Sequence[bool]) -> list[dict[str, Any]]:
+def estimate(
+    system: str, device: str, counts: Sequence[int], compiled: Sequence[bool], out: PathLike | None = None
+) -> list[dict[str, Any]]:
     """Return memory and predicted time of a system for each count and compilation; nothing is loaded.
 
     Args:
@@ -82,11 +83,24 @@ def estimate(system: str, device: str, counts: Sequence[int], compiled: Sequence
         device: Name of a GPU with a data sheet (``H200``), ``cuda`` for the one at hand, ``cpu`` for memory only.
         counts: Of GPUs.
         compiled: As in `profile`.
+        out: Run folder in which the times are stored, as predictions, for Table 4 and Figure 6.
 
     Raises:
         TalkbenchError: If system or device are unknown.
     """
-    return profiler.estimate(_recipe(_system(system)), device, counts, compiled)
+    spec = _system(system)
+    found = profiler.estimate(_recipe(spec), device, counts, compiled)
+    if out is not None:
+        run = _opened(out)
+        for entry in found:
+            if entry["predicted"] is not None:
+                run.put_profile(profiler.summarise(profiler.prediction(entry), spec.name))
+    return found
+
+
+def _opened(out: PathLike) -> Run:
+    folder = Path(out)
+    return Run(folder) if (folder / "run.json").is_file() else Run.open_or_create(folder, manifests.FOLDER)
 
 
 def _own(run: Run, spec: SystemSpec, device: str) -> list[ProfileRecord]:

@@ -35,7 +35,7 @@ def profile(
     ] = False,
     rerun: Annotated[bool, typer.Option("--rerun", help="Measure again what is stored.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it should need and take, and load nothing.")
+        bool, typer.Option("--dry-run", help="Load nothing: say what it should need and take; with --out kept, marked.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
 ) -> None:
@@ -55,7 +55,7 @@ def profile(
     counts = _counts(chosen, gpus, processes)
     compiled = COMPILED[compile or ("off" if chosen == "cpu" else "both")]
     if dry_run:
-        found = profiling.estimate(system, chosen, counts, compiled)
+        found = profiling.estimate(system, chosen, counts, compiled, out)
         if json:
             console.print_json(found)
         else:

@@ -31,6 +31,7 @@ SILENCE_SECONDS = 3600.0
 LEAVE_SECONDS = 60.0
 """From its last line to its end: it has to give back a device and stop its processes."""
 MAX_LINE_BYTES = 1 << 24
+FITTED = "a performance model fitted to the report's own Table 4; no GPU of ours was involved"
 FACTS = (
     "recipe", "num_processes", "ulysses", "ring", "vae", "compiled", "device_kind", "device", "dtype", "attention",
     "weights_kind", "height", "width", "frame_rate", "chunk_frames", "num_steps",
@@ -215,6 +216,20 @@ def summarise(measurement: dict[str, Any], system: str) -> ProfileRecord:
         provenance=provenance,
         **facts,
     )
+
+
+def prediction(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of `estimate` as a prediction that rests on no measurement of ours."""
+    seconds = {name: value for name, value in entry["predicted"].items() if name != "fps"}
+    return entry | {
+        "origin": "predicted",
+        "predicted": seconds,
+        "basis": {name: FITTED for name in seconds if name != "cycle"},
+        "device_kind": "cuda",
+        "attention": "unknown",
+        "weights_kind": "released",
+        "provenance": {},
+    }
 
 
 def durations(seconds: Sequence[float]) -> Durations:

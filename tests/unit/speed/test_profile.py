@@ -273,6 +273,17 @@ def test_the_dry_run_needs_no_device_and_says_what_does_not_fit(tmp_path: Path) 
         profile.estimate("huge", "H800", (1,), (True,))
 
 
+def test_a_kept_dry_run_is_a_prediction_that_says_what_it_rests_on(tmp_path: Path) -> None:
+    profiling.estimate("soulx-livetalk", "H800", (1, 8), (True,), tmp_path)
+    records = Run(tmp_path).profiles()
+    assert [(record.origin, record.num_processes, record.cycle.count) for record in records] == [
+        ("predicted", 1, 0),
+        ("predicted", 8, 0),
+    ]
+    assert all("fitted to the report" in text for record in records for text in record.basis.values())
+    assert records[0].fps < 10 < records[1].fps
+
+
 def test_configurations_spread_heads_first() -> None:
     from model.profile import configured
 
