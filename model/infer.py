@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -86,6 +86,10 @@ def infer(
     attention: Annotated[
         str, typer.Option(help="auto, or the kernel to insist on: fa3, fa2, cudnn, flash, math.")
     ] = "auto",
+    vae: Annotated[
+        Literal["exact", "tiled", "off"],
+        typer.Option(help="Autoencoder on several GPUs: split exactly, in the report's tiles, or done whole by each."),
+    ] = "exact",
     released_behaviour: Annotated[
         bool,
         typer.Option("--released-behaviour", help="Lose the frames and the precision that the released code loses."),
@@ -93,7 +97,7 @@ def infer(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON on stderr.")] = False,
 ) -> None:
     """Make a talking avatar of a picture and speech, frame by frame, for as long as there is sound."""
-    wanted = _configured(recipe_name, size, attention)
+    wanted = _configured(recipe_name, size, attention, vae)
     if audio == STDIN and wanted.parallel.num_processes > 1:
         raise TalkbenchError("--audio - works with one process; give several a file.")
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -115,7 +119,7 @@ def infer(
                "load_seconds": loaded - started, **facts}, as_json)  # fmt: skip
 
 
-def _configured(name: str, size: str | None, attention: str) -> Recipe:
+def _configured(name: str, size: str | None, attention: str, vae: Literal["exact", "tiled", "off"]) -> Recipe:
     try:
         wanted = recipe(name)
         if size is not None:
@@ -125,7 +129,8 @@ def _configured(name: str, size: str | None, attention: str) -> Recipe:
             wanted = replace(wanted, stream=replace(wanted.stream, height=int(match[1]), width=int(match[2])))
         if "WORLD_SIZE" in os.environ:  # torchrun says how many there are
             wanted = spread(wanted, int(os.environ["WORLD_SIZE"]))
-        return replace(wanted, compute=replace(wanted.compute, attention=attention))
+        compute = replace(wanted.compute, attention=attention)
+        return replace(wanted, compute=compute, parallel=replace(wanted.parallel, vae=vae))
     except ValueError as error:
         raise TalkbenchError(str(error)) from error
 

@@ -65,7 +65,8 @@ class ClipWriter:
         self.path = path
         self._partial = path.with_name(f".{path.stem[:60]}.{os.getpid()}.partial.mp4")
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
-        options = {"crf": str(encoding.crf), "preset": encoding.preset, "threads": "1"}
+        # x264's macroblock tree reads memory that nothing has written when a row is not a multiple of 64 pixels.
+        options = {"crf": str(encoding.crf), "preset": encoding.preset, "threads": "1", "mbtree": "0"}
         self._video = self._container.add_stream("libx264", rate=frame_rate, options=options)
         self._video.width, self._video.height = width, height
         self._video.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
