@@ -8,12 +8,15 @@ import sys
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from model import infer as program
+from talkbench.errors import TalkbenchError
 from tests.support import ROOT
 
 RATE_HZ = 16_000
@@ -125,29 +128,37 @@ def test_sound_of_another_rate_or_stereo_is_taken_as_it_is(
     rate_hz: int, channels: int, face: Path, tmp_path: Path
 ) -> None:
     sound = wav(tmp_path / "speech.wav", np.zeros(rate_hz // 2), rate_hz, channels)
-    done = infer("--image", face, "--audio", sound, "--out", tmp_path / "talk.mp4", "--json")
-    assert json.loads(done.stderr.splitlines()[-1])["frames"] == 13
+    program.infer(recipe_name="tiny", image=face, audio=str(sound), out=str(tmp_path / "talk.mp4"))
+    assert len(video_times(tmp_path / "talk.mp4")) == 13
 
 
 def test_mistakes_are_named_with_what_to_do(face: Path, tmp_path: Path) -> None:
     empty = wav(tmp_path / "empty.wav", np.zeros(0))
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    header = (tmp_path / "empty.wav").read_bytes()
-    cases = [
-        ((face, empty, "a.mp4", ()), None, "the sound is empty"),
-        ((tmp_path / "broken.png", empty, "a.mp4", ()), None, "cannot be read as a picture"),
-        ((face, tmp_path / "broken.png", "a.mp4", ()), None, "sound track"),
-        ((face, empty, "a.mp4", ("--size", "100x60")), None, "multiples of 16"),
-        ((face, empty, "a.mp4", ("--attention", "fa3")), None, "it needs a CUDA device"),
-        ((face, "-", "a.mp4", ()), header, "this is a file with a header"),
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    cases: list[tuple[Path, Path, dict[str, str], str]] = [
+        (face, empty, {}, "the sound is empty"),
+        (broken, empty, {}, "cannot be read as a picture"),
+        (face, broken, {}, "sound track"),
+        (face, empty, {"size": "100x60"}, "multiples of 16"),
+        (face, empty, {"size": "big"}, "expected HEIGHTxWIDTH"),
+        (face, empty, {"attention": "fa3"}, "it needs a CUDA device"),
+        (face, empty, {"recipe_name": "huge"}, "unknown recipe"),
     ]
-    for (image, audio, out, more), stdin, message in cases:
-        done = infer("--image", image, "--audio", audio, "--out", tmp_path / out, *more, stdin=stdin)
-        text = " ".join(done.stderr.decode().split())
-        assert done.returncode == 2, (message, text)
-        assert message in text
-        assert "Traceback" not in text
-        assert not (tmp_path / out).exists()
+    for image, audio, more, message in cases:
+        given: dict[str, Any] = {"recipe_name": "tiny", "image": image, "audio": str(audio), **more}
+        with pytest.raises(TalkbenchError, match=message):
+            program.infer(out=str(tmp_path / "a.mp4"), **given)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.png", "empty.wav"]
+
+
+def test_a_mistake_ends_the_program_with_one_message_and_no_traceback(face: Path, tmp_path: Path) -> None:
+    header = wav(tmp_path / "speech.wav", np.zeros(10)).read_bytes()
+    done = infer("--image", face, "--audio", "-", "--out", tmp_path / "a.mp4", stdin=header)
+    text = " ".join(done.stderr.decode().split())
+    assert done.returncode == 2
+    assert "this is a file with a header" in text
+    assert "Traceback" not in text
 
 
 def test_a_killed_run_leaves_what_was_finished_playable(face: Path, tmp_path: Path) -> None:

@@ -134,5 +134,5 @@ def test_two_processes_are_measured_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_what_stops_one_of_several_processes_is_said_by_name() -> None:
     arguments = profile._parser().parse_args(["--recipe", "flashtalk_14b", "--processes", "2", "--out", "-"])
-    with pytest.raises(TalkbenchError, match="(?i)weights"):
+    with pytest.raises(TalkbenchError, match="needs about|weights are not complete"):
         list(profile.run(arguments))
