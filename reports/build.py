@@ -132,7 +132,8 @@ def _row(
         cells[output.id + WORST] = _worst_cell(found, output)
         counts.append((found.num_used, found.num_expected))
     most = max(counts, default=(0, 0))
-    marks = (
+    marks = [notes.mark(system.caution)] if system.caution else []
+    marks += (
         [notes.mark("Stands still: its steadiness and consistency mean nothing, and get no rank.")]
         if _is_still(system.name, tier, measured)
         else []

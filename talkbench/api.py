@@ -172,6 +172,7 @@ def generate(
                     tiers=system.tiers,
                     path=str((folder / system.name).resolve()),
                     description=system.description,
+                    caution=system.caution if isinstance(system, SystemSpec) else "",
                 )
             )
         failures = generation.generate(

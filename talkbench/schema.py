@@ -295,6 +295,7 @@ class SystemRecord(Record):
     kind: Literal["folder", "generated"]
     path: str
     description: str = ""
+    caution: str = Field(default="", description="A footnote wherever it stands in a table.")
     tiers: tuple[Tier, ...] | None = Field(default=None, description="Tiers it takes part in; null for all.")
     joined_ns: int = Field(default_factory=time.time_ns, description="Order of joining, which is the order of tables.")
 

@@ -87,6 +87,7 @@ class SystemSpec(_Part):
     name: _Name
     version: int = Field(ge=1, description="Bumped whenever the same job would become another clip.")
     description: str = Field(min_length=1)
+    caution: str = Field(default="", description="A footnote wherever it stands in a table.")
     title: str
     licence: str = Field(min_length=1)
     source: Source
