@@ -1,10 +1,11 @@
-"""What makes the same model faster on a GPU: compiled blocks, 8-bit linear layers, one CUDA graph for the sampler."""
+"""What makes the same model faster on a GPU: compiled blocks, 8-bit layers, a CUDA graph, work beside other work."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,6 @@ from torch import Tensor, nn
 from talkbench.errors import PrerequisiteError
 
 from .dit import DiT
-
-WARM_UP_RUNS = 3
 
 
 def compile_blocks(dit: DiT, *, fullgraph: bool = True, backend: str = "inductor") -> None:
@@ -48,51 +47,76 @@ def to_fp8(dit: DiT) -> None:
     quantize_(dit, Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()), filter_fn=wanted)
 
 
-@dataclass(frozen=True)
-class _Captured:
-    graph: torch.cuda.CUDAGraph
-    inputs: tuple[Tensor, ...]
-    output: Tensor
+class SideStream:
+    """Work of a GPU beside that of the current stream, as far as there is room."""
 
-    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
-        for buffer, value in zip(self.inputs, inputs, strict=True):
-            buffer.copy_(value)
-        self.graph.replay()
-        return self.output.clone()
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device)
+        # The current stream wrote the weights. Nothing else that `start` runs may come from it.
+        self._stream.wait_stream(torch.cuda.current_stream(device))
+
+    def start(self, work: Callable[[], Tensor]) -> Tensor:
+        """Return work(), which is being computed; it reads host memory and weights, and is for `join` alone."""
+        with torch.cuda.stream(self._stream):
+            return work()
+
+    def join(self, result: Tensor) -> Tensor:
+        """Return a result of `start` for use in the current stream, which waits for it."""
+        current = torch.cuda.current_stream(self._stream.device)
+        current.wait_stream(self._stream)
+        result.record_stream(current)  # its memory is the side stream's, which must not reuse it before this use
+        return result
 
 
 class GraphedSampler:
-    """Runs a function as one CUDA graph, captured the first time that shapes and constants are new."""
+    """Runs a function as a CUDA graph per set of shapes: plainly the first time, captured the second, then replayed.
+
+    A graph reads and writes fixed addresses. Inputs are therefore copied into buffers, which all graphs share, and the
+    result out of the graph's memory, which they share too: they never run at the same time.
+    """
 
     def __init__(self) -> None:
-        self._constants: object = None
-        self._captured: dict[tuple[torch.Size, ...], _Captured] = {}
+        self._buffers: dict[tuple[int, torch.Size], Tensor] = {}
+        self._warm: set[Hashable] = set()
+        self._captured: dict[Hashable, _Captured] = {}
 
-    def __call__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], constants: object) -> Tensor:
+    def __call__(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], setting: Hashable) -> Tensor:
         """Return function(*inputs).
 
         Args:
-            function: Depends on its inputs, and on tensors that stay where they are while `constants` is the same.
-            inputs: On the GPU.
-            constants: Graphs captured for another object are dropped.
+            function: What else it reads stays where it is, and is the same whenever `setting` is.
+            inputs: On the GPU, each always of the same dtype.
+            setting: Tells functions of inputs of the same shapes apart.
         """
-        if constants is not self._constants:
-            self._constants, self._captured = constants, {}
-        shapes = tuple(value.shape for value in inputs)
-        if shapes not in self._captured:
-            self._captured[shapes] = _capture(function, inputs)
-        return self._captured[shapes](inputs)
+        key = (setting, *(value.shape for value in inputs))
+        if key not in self._warm:
+            # Compilation, loading of kernels, the set-up of NCCL: nothing of it may happen during a capture.
+            self._warm.add(key)
+            return function(*inputs)
+        buffers = [self._filled(place, value) for place, value in enumerate(inputs)]
+        if key not in self._captured:
+            pool = next((captured.graph.pool() for captured in self._captured.values()), None)
+            self._captured[key] = _capture(function, buffers, pool)
+        captured = self._captured[key]
+        captured.graph.replay()
+        return captured.output.clone()
+
+    def _filled(self, place: int, value: Tensor) -> Tensor:
+        key = (place, value.shape)
+        if key not in self._buffers:
+            self._buffers[key] = torch.empty_like(value)
+        return self._buffers[key].copy_(value)
 
 
-def _capture(function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> _Captured:
-    buffers = tuple(value.clone() for value in inputs)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP_RUNS):
-            function(*buffers)
-    torch.cuda.current_stream().wait_stream(side)
+@dataclass(frozen=True)
+class _Captured:
+    graph: torch.cuda.CUDAGraph
+    output: Tensor
+
+
+def _capture(function: Callable[..., Tensor], buffers: Sequence[Tensor], pool: Any) -> _Captured:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # In the default mode, threads that wait for the frames of earlier chunks would make the capture fail.
+    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         output = function(*buffers)
-    return _Captured(graph, buffers, output)
+    return _Captured(graph, output)

@@ -40,6 +40,9 @@ from .layers import (
     promoted_linear,
 )
 
+Grid = tuple[int, int, int]
+"""Latent frames, token rows, token columns."""
+
 
 @dataclass(frozen=True)
 class ContextKV:
@@ -250,7 +253,8 @@ class DiT(nn.Module):
         self.head = Head(config)
         self.img_emb = ImageProjector(config.image_dim, dim)
         self.audio_proj = AudioProjector(config.audio)
-        self._positions: dict[tuple[int, int, int], Positions] = {}
+        # Never dropped: captured graphs read them.
+        self._positions: dict[tuple[Grid, Parallel | None], Positions] = {}
 
     @property
     def dtype(self) -> torch.dtype:
@@ -271,7 +275,6 @@ class DiT(nn.Module):
     def use(self, kernel: Kernel, parallel: Parallel | None = None) -> None:
         """Choose the attention kernel, and how tokens are spread over processes."""
         self.kernel, self.parallel = kernel, parallel
-        self._positions.clear()
 
     def encode_time(self, time: float) -> TimeCode:
         """Return what a time in 0 (data) to 1000 (noise) does to every block."""
@@ -323,9 +326,7 @@ class DiT(nn.Module):
             audio: Of `encode_audio`.
         """
         joined = torch.cat((x_CThw, y_CThw.to(x_CThw.dtype))).to(self.dtype)
-        patches_BDThw = self.patch_embedding(joined[None])
-        grid = (patches_BDThw.shape[2], patches_BDThw.shape[3], patches_BDThw.shape[4])
-        x_BND = patches_BDThw.flatten(2).transpose(1, 2)
+        x_BND, grid = self._patchify(joined)
         num_tokens = x_BND.shape[1]
         positions = self._positions_of(grid, audio[0].k_TKAd.shape[1])
         x_BND = x_BND if self.parallel is None else self.parallel.shard(x_BND)
@@ -334,8 +335,22 @@ class DiT(nn.Module):
         out_BND = self.head(x_BND, time.head_D)
         return self._unpatchify(out_BND if self.parallel is None else self.parallel.gather(out_BND, num_tokens), grid)
 
-    def _positions_of(self, grid: tuple[int, int, int], audio_tokens: int) -> Positions:
-        if grid not in self._positions:
+    def _patchify(self, x_CThw: Tensor) -> tuple[Tensor, Grid]:
+        """Return the tokens `[1, N, D]` of patches, and how many there are along each axis.
+
+        Patches do not overlap, so the convolution is a matrix product: its result is contiguous, and it does not depend
+        on cuDNN, whose bfloat16 Conv3d some releases of torch avoid at a great cost (pytorch/pytorch issue 174051).
+        """
+        rows, columns = self.config.patch_size[1:]
+        patches_ThwCrc = x_CThw.unflatten(3, (-1, columns)).unflatten(2, (-1, rows)).permute(1, 2, 4, 0, 3, 5)
+        grid = (patches_ThwCrc.shape[0], patches_ThwCrc.shape[1], patches_ThwCrc.shape[2])
+        embedding = self.patch_embedding
+        x_ND = functional.linear(patches_ThwCrc.flatten(3).flatten(0, 2), embedding.weight.flatten(1), embedding.bias)
+        return x_ND[None], grid
+
+    def _positions_of(self, grid: Grid, audio_tokens: int) -> Positions:
+        key = (grid, self.parallel)
+        if key not in self._positions:
             wide = promoted(self.head.modulation).dtype
             cos_Nd, sin_Nd = rope.tables(grid, self.config.head_dim, device=self.device, dtype=wide)
             mask_NM = None
@@ -345,10 +360,10 @@ class DiT(nn.Module):
                 frame_N = torch.arange(start, stop, device=self.device) // (grid[1] * grid[2])
                 frame_M = torch.arange(grid[0] * audio_tokens, device=self.device) // audio_tokens
                 mask_NM = frame_N[:, None] == frame_M
-            self._positions[grid] = Positions(cos_Nd, sin_Nd, mask_NM)
-        return self._positions[grid]
+            self._positions[key] = Positions(cos_Nd, sin_Nd, mask_NM)
+        return self._positions[key]
 
-    def _unpatchify(self, x_BND: Tensor, grid: tuple[int, int, int]) -> Tensor:
+    def _unpatchify(self, x_BND: Tensor, grid: Grid) -> Tensor:
         frames, rows, columns = grid
         _, patch_rows, patch_columns = self.config.patch_size
         x = x_BND[0].unflatten(0, grid).unflatten(-1, (patch_rows, patch_columns, self.config.out_channels))

@@ -227,7 +227,11 @@ def encode_flops(recipe: Recipe, num_frames: int) -> int:
 
 
 def decode_flops(recipe: Recipe, num_latents: int) -> int:
-    """Return the FLOPs of decoding `num_latents` latent frames of the recipe's size, the first of a clip among them."""
+    """Return the FLOPs of decoding `num_latents` latent frames of the recipe's size, the first of a clip among them.
+
+    As the released graph counts; `model.vae` leaves out the two thirds of the first frame's convolutions that only see
+    zeros: 2.4 % of a clip's decode, 16 % of the encode of five frames.
+    """
     return sum(layer.flops for layer in decoder_layers(recipe.vae, num_latents, *recipe.latent_size))
 
 

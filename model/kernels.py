@@ -24,6 +24,10 @@ NAMES = ("fa3", "fa2", "cudnn", "flash", "math")
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float16: 2e-2, torch.float32: 1e-3, torch.float64: 1e-10}
 
 
+KEYS = (257, 32)
+"""Keys of the check: as many as the picture's tokens, an odd number, and as few as a latent frame's sound tokens."""
+
+
 class Kernel:
     """Softmax attention of all queries over all keys, scale 1/sqrt(d), without mask or dropout.
 
@@ -166,7 +170,7 @@ def make_kernel(name: str) -> Kernel:
 def check_kernel(
     kernel: Kernel, *, device: torch.device, dtype: torch.dtype, head_dim: int, ring: bool = False
 ) -> None:
-    """Compare a kernel with plain arithmetic on a small case.
+    """Compare a kernel with plain arithmetic on small cases.
 
     Args:
         kernel: To be checked.
@@ -178,8 +182,15 @@ def check_kernel(
     Raises:
         TalkbenchError: If it differs by more than `TOLERANCES`, relative to the largest exact value.
     """
+    for num_keys in KEYS:
+        _check_with(kernel, num_keys, device=device, dtype=dtype, head_dim=head_dim, ring=ring)
+
+
+def _check_with(
+    kernel: Kernel, num_keys: int, *, device: torch.device, dtype: torch.dtype, head_dim: int, ring: bool
+) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = {"q": 192, "k": 256, "v": 256, "grad": 192}
+    shapes = {"q": 192, "k": num_keys, "v": num_keys, "grad": 192}
     q, k, v, grad = (
         torch.randn(1, tokens, 2, head_dim, generator=generator).to(device, dtype) for tokens in shapes.values()
     )

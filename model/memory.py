@@ -94,6 +94,8 @@ def estimate(recipe: Recipe, *, cuda: bool = True) -> Memory:
         size * (TOKEN_TENSORS * config.dim + HIDDEN_TENSORS * config.ffn_dim)
         + BYTES["float32"] * WIDE_TENSORS * config.dim
     )
+    if share > 1:  # every process embeds the whole clip before it takes its share
+        transformer += size * recipe.num_tokens * config.dim
     return Memory(
         weights=weight_bytes(recipe),
         caches=sum(cache_bytes(recipe)),

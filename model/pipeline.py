@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+MAX_GRAPHS = 64
 Section = Callable[..., AbstractContextManager[None]]
 
 
@@ -66,6 +67,16 @@ class Conditions:
     context: list[ContextKV]
     motion_CThw: Tensor
 
+    def tensors(self) -> list[Tensor]:
+        """Return what every forward reads; `read` takes it apart again."""
+        return [self.y_CThw, *(tensor for kv in self.context for tensor in vars(kv).values())]
+
+    @staticmethod
+    def read(tensors: Sequence[Tensor]) -> tuple[Tensor, list[ContextKV]]:
+        """Return `y_CThw` and `context` of `tensors`."""
+        y_CThw, *rest = tensors
+        return y_CThw, [ContextKV(*rest[start : start + 4]) for start in range(0, len(rest), 4)]
+
 
 class Model:
     """Network, autoencoder and encoders of a recipe, on one device.
@@ -74,6 +85,7 @@ class Model:
         recipe: What was built.
         device: Where it runs.
         weights: ``released``, or ``random <seed>``.
+        beside: Where a GPU computes what the next chunk will need.
     """
 
     def __init__(
@@ -91,8 +103,10 @@ class Model:
         self.recipe, self.device, self.weights = recipe, device, weights
         self.dit, self.vae, self.speech = dit, vae, speech
         self._text, self._image = text, image
+        self._last_prompt: tuple[str, Tensor] | None = None
         self._times = [dit.encode_time(flow.NUM_TRAIN_STEPS * sigma) for sigma in self._sigmas[:-1]]
         self._graph = accelerate.GraphedSampler() if recipe.compute.cuda_graph else None
+        self.beside = accelerate.SideStream(device) if device.type == "cuda" else None
 
     @property
     def _sigmas(self) -> tuple[float, ...]:
@@ -118,20 +132,27 @@ class Model:
             image_CHW: Of `prepare`.
             prompt: Any text; what exceeds the encoder's length is cut.
         """
-        clip = image_CHW.new_zeros(1, 3, self.recipe.stream.clip_frames, *image_CHW.shape[1:])
-        clip[0, :, 0] = image_CHW
-        reference_CThw = self.encode(clip[0].to(self.device))
+        on_device_CHW = image_CHW.to(self.device)
+        clip_CFHW = on_device_CHW.new_zeros(3, self.recipe.stream.clip_frames, *image_CHW.shape[1:])
+        clip_CFHW[:, 0] = on_device_CHW
+        reference_CThw = self.encode(clip_CFHW)
         mask_CThw = torch.zeros_like(reference_CThw[: self.recipe.vae.temporal_stride])
         mask_CThw[:, 0] = 1
-        with self._visiting(self._text):
-            text_LC = self._text.encode(prompt)
+        text_LC = self._encoded(prompt)
         with self._visiting(self._image):
-            image_BMC = self._image.encode(image_CHW.to(self.device))
+            image_BMC = self._image.encode(on_device_CHW)
         return Conditions(
             y_CThw=torch.cat((mask_CThw, reference_CThw)),
             context=self.dit.encode_context(text_LC, image_BMC),
-            motion_CThw=self.encode(image_CHW[:, None].to(self.device)),
+            motion_CThw=self.encode(on_device_CHW[:, None]),
         )
+
+    def _encoded(self, prompt: str) -> Tensor:
+        """Return the text context; the last one is kept, since most streams are given the same prompt."""
+        if self._last_prompt is None or self._last_prompt[0] != prompt:
+            with self._visiting(self._text):
+                self._last_prompt = (prompt, self._text.encode(prompt))
+        return self._last_prompt[1]
 
     @torch.no_grad()
     def sample(
@@ -143,21 +164,24 @@ class Model:
         section: Section,
     ) -> Tensor:
         """Return the clean latents `[16, T, h, w]` of a chunk; every step is timed as a `dit_step`."""
-
-        def run(timed: Section, motion_CThw: Tensor, windows_PFWLC: Tensor, *noises: Tensor) -> Tensor:
-            speech = self.dit.encode_audio(windows_PFWLC)
-
-            def velocity(x_CThw: Tensor, step: int) -> Tensor:
-                with timed("dit_step"):
-                    return self.dit(x_CThw, self._times[step], conditions.y_CThw, conditions.context, speech)
-
-            return flow.sample(velocity, noises, motion_CThw, self._sigmas)
-
-        inputs = (motion_CThw, windows_PFWLC.to(self.device), *noises)
+        inputs = (motion_CThw, windows_PFWLC.to(self.device), *noises, *conditions.tensors())
         if self._graph is None:
-            return run(section, *inputs)
+            return self._run(section, *inputs)
         with section("dit_step", self.recipe.sampler.num_steps):
-            return self._graph(partial(run, lambda _: nullcontext()), inputs, conditions)
+            setting = (self.dit.kernel, self.dit.parallel)
+            return self._graph(partial(self._run, lambda _: nullcontext()), inputs, setting)
+
+    def _run(self, section: Section, motion_CThw: Tensor, windows_PFWLC: Tensor, *rest: Tensor) -> Tensor:
+        """Sample from plain tensors: noises and conditions are the rest."""
+        num_noises = self.recipe.sampler.num_steps + 1
+        noises, (y_CThw, context) = rest[:num_noises], Conditions.read(rest[num_noises:])
+        speech = self.dit.encode_audio(windows_PFWLC)
+
+        def velocity(x_CThw: Tensor, step: int) -> Tensor:
+            with section("dit_step"):
+                return self.dit(x_CThw, self._times[step], y_CThw, context, speech)
+
+        return flow.sample(velocity, noises, motion_CThw, self._sigmas)
 
     @torch.no_grad()
     def decode(self, latent_CThw: Tensor) -> Iterator[Tensor]:
@@ -176,11 +200,16 @@ class Model:
         if self.device.type == "cpu":
             yield
             return
-        encoder.to(self.device)
+        tensors = [*encoder.parameters(), *encoder.buffers()]
+        at_home = [tensor.data for tensor in tensors]
         try:
+            for tensor in tensors:
+                tensor.data = tensor.data.to(self.device)
             yield
         finally:
-            encoder.to("cpu")
+            # Not copied back: 11 GB, and nothing has changed.
+            for tensor, data in zip(tensors, at_home, strict=True):
+                tensor.data = data
 
 
 def build(
@@ -205,6 +234,8 @@ def build(
         TalkbenchError: If the weights do not fit, or the processes are not those that the recipe asks for.
     """
     where = torch.device(device)
+    if where.type == "cuda" and where.index is not None:
+        torch.cuda.set_device(where)  # streams, events and graphs are those of the current device
     _refuse_if_too_big(recipe, where)
     seed = recipe.weights_seed if random_seed is None and weights_dir is None else random_seed
     compute, dtype = recipe.compute, getattr(torch, recipe.compute.dtype)
@@ -219,6 +250,8 @@ def build(
         accelerate.to_fp8(parts.dit)
     parts.vae.channels_last()
     if compute.compile:
+        # One graph per shape: measuring emulated ranks makes more than torch expects of a program that is in order.
+        torch._dynamo.config.recompile_limit = MAX_GRAPHS
         # Sends around a ring break graphs.
         accelerate.compile_blocks(parts.dit, fullgraph=recipe.parallel.ring == 1)
         parts.vae.compile()

@@ -12,6 +12,7 @@ Between chunks the stream carries the motion latents, the noise generator and th
 `save` writes them, `Stream.restore` goes on to the same frames. If a chunk fails, the stream stays before it.
 
 Unlike the released code, every frame of the sound is delivered: the last chunk is filled up with silence and cut.
+On a GPU the speech features of a chunk are computed beside the chunk before, if its sound is already there.
 
 Legend: C channels, F frames, H W pixels, T latent frames, h w latent rows and columns.
 Source: SoulX-FlashTalk, `flash_talk/src/pipeline/flash_talk_pipeline.py`, `flash_talk/inference.py`.
@@ -96,6 +97,14 @@ class _State:
     chunk: int = 0
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """What the next chunk will be told, if it hears this."""
+
+    heard_N: Samples
+    windows_PFWLC: Tensor
+
+
 class Stream:
     """One talking avatar.
 
@@ -138,6 +147,7 @@ class Stream:
         self._pending: list[Samples] = []
         self._num_pushed = 0
         self._finished = False
+        self._ahead: _Ahead | None = None
 
     @property
     def num_frames(self) -> int:
@@ -159,7 +169,7 @@ class Stream:
         """
         if self._finished:
             raise TalkbenchError("the stream is finished: it takes no more sound. Start another.")
-        block = np.ascontiguousarray(samples_N, np.float32)
+        block = np.array(samples_N, np.float32)  # a copy: the caller may fill the same buffer again
         if block.ndim != 1 or not np.isfinite(block).all():
             raise TalkbenchError(f"sound of shape {block.shape}: expected finite samples on one axis (mono).")
         if block.size:
@@ -186,27 +196,28 @@ class Stream:
     def _num_pending(self) -> int:
         return sum(block.size for block in self._pending)
 
-    def _next_samples(self) -> Samples | None:
-        """Return the sound of the next chunk without taking it, or None if it is not there yet."""
+    def _next_samples(self, skip: int = 0) -> Samples | None:
+        """Return the sound of the next chunk, or one `skip` later, without taking it; None if it is not there yet."""
         wanted = self.config.samples_per_chunk
-        held = self._num_pending
-        if held < wanted and (not self._finished or held == 0 or self.released_behaviour):
+        held = self._num_pending - skip * wanted
+        if held < wanted and (not self._finished or held <= 0 or self.released_behaviour):
             return None
-        joined = np.concatenate(self._pending)
-        self._pending = [joined]
-        head = joined[:wanted]
+        if len(self._pending) > 1:
+            self._pending = [np.concatenate(self._pending)]
+        head = self._pending[0][skip * wanted :][:wanted]
         return np.pad(head, (0, wanted - head.size))
 
     def _pieces(self, samples_N: Samples) -> Iterator[Piece]:
         """Yield the next chunk's frames; the state moves on, all at once, before the last piece is handed out."""
         config, state = self.config, self._state
-        heard_N = np.concatenate((state.heard_N, samples_N))[-state.heard_N.size :]
+        heard_N = _later(state.heard_N, samples_N)
         self._generator.set_state(state.noise)
-        latent_CThw = self._sample(self._audio_windows(heard_N), state.motion_CThw)
+        latent_CThw = self._sample(self._prepared_windows(heard_N), state.motion_CThw)
+        self._look_ahead(heard_N)
         after = partial(_State, heard_N=heard_N, noise=self._generator.get_state(), chunk=state.chunk + 1)
         finite = latent_CThw.isfinite().all()
-        tail_CFHW = latent_CThw.new_zeros(0)
         decoded = self.model.decode(latent_CThw)
+        tails: list[Tensor] = []
         stop = 0
         for _ in self.model.recipe.compute.decode_groups:
             with self._section("decode"):
@@ -215,17 +226,31 @@ class Stream:
                 video_CFHW = color.correct(video_CFHW, self._colors, config.color_strength, self._color_dtype)
             start, stop = stop, stop + video_CFHW.shape[1]
             piece = self._piece(video_CFHW, start, state.chunk, finite)
-            tail_CFHW = torch.cat((tail_CFHW, video_CFHW), dim=1) if start else video_CFHW
-            tail_CFHW = tail_CFHW[:, -config.motion_frames :]
+            tails.append(video_CFHW[:, -config.motion_frames :])
             if stop == config.clip_frames:
                 with self._section("encode"):
-                    motion_CThw = self.model.encode(tail_CFHW)
+                    motion_CThw = self.model.encode(torch.cat(tails, dim=1)[:, -config.motion_frames :])
                 if not self._advance(state, after(motion_CThw)):
                     return
             if piece is not None:
                 yield piece
                 if stop < config.clip_frames and self._state is not state:
                     return
+
+    def _prepared_windows(self, heard_N: Samples) -> Tensor:
+        """Return the speech windows of a chunk, computed ahead if this is what was expected to be heard."""
+        ahead, beside, self._ahead = self._ahead, self.model.beside, None
+        if ahead is None or beside is None or not np.array_equal(ahead.heard_N, heard_N):
+            return self._audio_windows(heard_N)
+        return beside.join(ahead.windows_PFWLC)
+
+    def _look_ahead(self, heard_N: Samples) -> None:
+        """Start on the speech of the chunk after the one that heard this, if its sound is there."""
+        beside = self.model.beside
+        if beside is None or (samples_N := self._next_samples(skip=1)) is None:
+            return
+        next_N = _later(heard_N, samples_N)
+        self._ahead = _Ahead(next_N, beside.start(partial(self._audio_windows, next_N)))
 
     def _audio_windows(self, heard_N: Samples) -> Tensor:
         config = self.config
@@ -309,7 +334,7 @@ class Stream:
         """Return the stream that `save` wrote; its next frames are those that the saved one would have made.
 
         Raises:
-            TalkbenchError: If the file is no stream, or was made by another model.
+            TalkbenchError: If the file is no stream, or was made by another model or kind of device.
         """
         tensors, facts = _read_state(path)
         if facts["model"] != model.identity:
@@ -324,11 +349,21 @@ class Stream:
         stream.released_behaviour = facts["released_behaviour"]
         stream._timeline = timeline
         stream._begin(tensors["image_CHW"])
+        if tensors["noise"].shape != stream._state.noise.shape:
+            raise TalkbenchError(
+                f"{path} was saved on another kind of device, whose noise cannot be drawn on {model.device}. "
+                "Go on where it was started."
+            )
         motion_CThw = tensors["motion_CThw"].to(model.device)
         stream._state = _State(motion_CThw, tensors["heard_N"].numpy(), tensors["noise"], facts["chunk"])
         stream._pending = [tensors["pending_N"].numpy()] if tensors["pending_N"].numel() else []
         stream._num_pushed, stream._finished = facts["num_pushed"], facts["finished"]
         return stream
+
+
+def _later(heard_N: Samples, samples_N: Samples) -> Samples:
+    """Return what is heard after `samples_N`: as much as before, ending with them."""
+    return np.concatenate((heard_N, samples_N))[-heard_N.size :]
 
 
 def _read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

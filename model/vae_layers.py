@@ -155,7 +155,7 @@ class Doubling(nn.Module):
         batch = x_BCFHW.shape[0]
         if self.time_conv is not None:
             x_BCFHW = self._double_time(x_BCFHW, self.time_conv, history)
-        x_NCHW = functional.interpolate(as_pictures(x_BCFHW), scale_factor=2.0, mode="nearest")
+        x_NCHW = _doubled(as_pictures(x_BCFHW))
         conv: Any = self.resample["1"]
         return as_video(convolve(borders.around(x_NCHW), conv.weight, conv, borders.padding), batch)
 
@@ -170,6 +170,18 @@ class Doubling(nn.Module):
         pairs_BFHW2C: Tensor = y_BCFHW.movedim(1, -1).unflatten(-1, (2, -1))
         y_BCFHW = pairs_BFHW2C.movedim(-2, 2).flatten(1, 2).movedim(-1, 1)
         return y_BCFHW if head_BCFHW is None else join([head_BCFHW, y_BCFHW], 2)
+
+
+def _doubled(x_NCHW: Tensor) -> Tensor:
+    """Return every pixel as two by two, channels-last.
+
+    Not `interpolate`, whose CUDA kernel returns zeros for channels-last results above 2^31 values (pytorch issue
+    141831): 33 frames of 720x720 at 192 channels.
+    """
+    pictures, channels, height, width = x_NCHW.shape
+    x_NH1W1C = x_NCHW.movedim(1, -1)[:, :, None, :, None]
+    x_NHWC = x_NH1W1C.expand(-1, -1, 2, -1, 2, -1).reshape(pictures, 2 * height, 2 * width, channels)
+    return x_NHWC.movedim(-1, 1)
 
 
 class Head(nn.ModuleDict):

@@ -88,7 +88,10 @@ class SpeechEncoder(nn.Module):
             needed = max(MIN_SAMPLES, ceil(RATE_HZ / frame_rate))
             raise TalkbenchError(f"the sound has {len(checked_N)} samples; one video frame needs at least {needed}.")
         weights = self.net.feature_projection.projection.weight
-        heard_BN = torch.tensor(checked_N, device=weights.device, dtype=weights.dtype)[None]
+        host_N = torch.tensor(checked_N, dtype=weights.dtype)
+        # Pinned, so that the copy does not wait for what the device is doing.
+        pinned_N = torch.empty_like(host_N, pin_memory=weights.is_cuda).copy_(host_N)
+        heard_BN = pinned_N.to(weights.device, non_blocking=True)[None]
         vectors_BCS = self.net.feature_extractor(heard_BN)
         at_frames_BFC = interpolate(vectors_BCS, num_frames).transpose(1, 2)
         return self._layers(at_frames_BFC)

@@ -89,8 +89,8 @@ class TextEncoder(nn.Module):
         """
         cleaned, limit = clean(prompt), self.config.max_tokens
         tokens = self.tokenizer(cleaned, max_length=limit, padding="max_length", truncation=True, return_tensors="pt")
+        num_tokens = int(tokens["attention_mask"].sum())
         ids_BL, mask_BL = (tokens[name].to(self.net.device) for name in ("input_ids", "attention_mask"))
-        num_tokens = int(mask_BL.sum())
         if num_tokens == limit and (whole := len(self.tokenizer(cleaned)["input_ids"])) > limit:
             _logger.warning("the prompt has %d tokens; those after the first %d are ignored", whole, limit)
         states_BLD: torch.Tensor = self.net(input_ids=ids_BL, attention_mask=mask_BL).last_hidden_state

@@ -92,9 +92,10 @@ class SequenceParallel:
         return shard_bounds(num_tokens, self.size, self.rank)
 
     def shard(self, x_BND: Tensor) -> Tensor:
-        """Return the own tokens [B, n, ...] of a tensor that every process holds whole (a view)."""
+        """Return the own tokens [B, n, ...] of a tensor that every process holds whole."""
         start, stop = self.bounds(x_BND.shape[1])
-        return x_BND[:, start:stop]
+        # A copy: the strides of a view would have the first block compiled separately from the others.
+        return x_BND[:, start:stop].clone(memory_format=torch.contiguous_format)
 
     def gather(self, x_BnD: Tensor, num_tokens: int) -> Tensor:
         """Return all tokens [B, N, ...] on every process.

@@ -142,7 +142,10 @@ def test_the_start_up_check_passes_right_kernels(name: str, dtype: torch.dtype) 
 
 
 def test_without_a_ring_log_sum_exp_and_gradients_are_not_asked_for() -> None:
-    check_kernel(Wrong(lse=torch.zeros_like), device=CPU, dtype=torch.float32, head_dim=16)
+    asked: list[str] = []
+    defects = {name: lambda *given, name=name: asked.append(name) or given for name in ("lse", "backward")}
+    check_kernel(Wrong(**defects), device=CPU, dtype=torch.float32, head_dim=16)
+    assert asked == []
 
 
 @pytest.mark.parametrize("name", ["flash", "cudnn"])

@@ -53,5 +53,6 @@ def test_samples_beyond_full_scale_are_neither_clipped_nor_warned_about() -> Non
 
 def test_the_input_is_not_written_to() -> None:
     samples_N = sine(0.1)
-    samples_N.flags.writeable = False
-    normalise(samples_N, RATE_HZ, -23.0)
+    kept_N = samples_N.copy()
+    assert not np.array_equal(normalise(samples_N, RATE_HZ, -23.0), kept_N)
+    assert np.array_equal(samples_N, kept_N)
