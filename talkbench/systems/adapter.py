@@ -168,6 +168,7 @@ class Station:
                 frame_rate=self._spec.frame_rate,
                 tolerance_frames=self._spec.limits.tolerance_frames,
                 num_frames_told=finished.num_frames,
+                audio=inputs.audio,
             )
             sidecar = self._sidecar(task, worker, finished, accepted)
             _publish(Path(job.output), task.path)
@@ -241,6 +242,7 @@ class Station:
                 "seed": task.item.seed,
                 "worker": worker.hello.model_dump(mode="json", exclude={"type"}),
                 "clip": finished.details,
+                "accepted": accepted.facts(),
                 "message_delay_seconds": round(finished.message_delay_seconds, 6),
                 "adapter": self._spec.settings,
             },

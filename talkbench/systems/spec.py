@@ -2,15 +2,15 @@
 
     title: What the systems of this file have in common
     licence: Apache-2.0
-    source: {repo: OWNER/NAME, commit: 40 hex digits}
+    source: {repo: OWNER/NAME, commit: 7 to 40 hex digits}
     systems:
       mysystem:
         version: 1
         description: One line for tables
         launch: ["{python}", "{shim}", "{here}/worker.py"]
 
-`{python}` is the interpreter, `{shim}` our side of the protocol, `{here}` the folder of the file, `{weights}` the
-folder of weight files, `{gpus}` the number of GPUs.
+`{python}` is our interpreter, `{shim}` our side of the protocol, `{here}` the folder of the file, `{weights}` the
+folder of weight files, `{gpus}` the number of GPUs. A system with an environment of its own names that interpreter.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Source(_Part):
     """Where a system's code comes from."""
 
     repo: str = Field(description="OWNER/NAME, or an address.")
-    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,40}$")
 
 
 class WeightFolder(_Part):
-    """Weight files that belong together, under the names their authors gave them."""
+    """Files that belong together, under the names their authors gave them: weights, a checkout, an environment."""
 
     folder: RelativePath
     url: str = Field(pattern=r"^https?://\S+$")
@@ -53,10 +53,21 @@ class WeightFolder(_Part):
     files: tuple[RelativePath, ...] = Field(min_length=1, description="Files without which nothing works.")
 
 
+class Environment(_Part):
+    """The Python environment of a system that cannot share ours."""
+
+    python: str = Field(pattern=r"^3\.\d+$", description="Version of the interpreter.")
+    requirements: RelativePath = Field(description="Packages, beside the adapter.yaml: a solved lock or a plain list.")
+
+
 class Needs(_Part):
     """What must be there before it is started."""
 
     gpus: int = Field(default=0, ge=0, description="GPUs of one process or group of processes.")
+    gpu_gigabytes: Finite | None = Field(default=None, gt=0, description="Memory of each GPU; null if nobody says.")
+    ram_gigabytes: Finite | None = Field(default=None, gt=0, description="Host memory, without the clip's frames.")
+    ram_gigabytes_per_second: Finite = Field(default=0.0, ge=0, description="More for every second of sound.")
+    environment: Environment | None = None
     modules: tuple[str, ...] = Field(default=(), description="Modules that `{python}` must be able to import.")
     install: str | None = Field(default=None, description="Command that installs them.")
     weights: tuple[WeightFolder, ...] = ()

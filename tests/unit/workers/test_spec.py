@@ -35,10 +35,11 @@ def one(folder: Path, **changes) -> SystemSpec:
 
 
 @pytest.fixture
-def no_adapters(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
-    """Entry points as the test says."""
+def no_adapters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EntryPoint]:
+    """Entry points as the test says, and no checkout."""
     points: list[EntryPoint] = []
     monkeypatch.setattr(discover, "entry_points", lambda group: points)
+    monkeypatch.setattr(discover, "__file__", str(tmp_path / "talkbench" / "systems" / "discover.py"))
     return points
 
 
