@@ -21,6 +21,8 @@ from av.audio.frame import AudioFrame
 from av.container import OutputContainer
 from av.video.frame import VideoFrame
 
+from talkbench.media.encode import REPEATABLE
+
 Frames = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.float32]
 Arguments = TypeVarTuple("Arguments")
@@ -61,7 +63,7 @@ class LiveWriter:
         self.partial = None if target is None else target.with_name(f".{target.stem}.partial.mp4")
         self._container = _open(self.partial)
         tune = {"tune": "zerolatency"} if target is None else {}
-        options = {"crf": "18", "preset": "veryfast", "bf": "0", **tune}
+        options = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": REPEATABLE, **tune}
         self._video = self._container.add_stream("libx264", rate=frame_rate, options=options)
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         context = self._video.codec_context

@@ -20,11 +20,14 @@ from talkbench.media.clip import Frames, Samples
 _BT709 = 1
 _LIMITED = 1
 _AUDIO_FRAME = 1024
+REPEATABLE = "cpu-independent=1"
+"""Macroblock tree in plain C: x264's AVX-512 code for it reads memory that nothing has written (one encode in hundreds
+differs where rows are not a multiple of 64 pixels), and that for other processors rounds in ways of its own."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a clip is written. The defaults are visually lossless, and the same bytes on every run.
+    """How a clip is written. The defaults are visually lossless, and the same bytes on every run and processor.
 
     Attributes:
         crf: x264's constant quality; lower is better and larger.
@@ -65,8 +68,7 @@ class ClipWriter:
         self.path = path
         self._partial = path.with_name(f".{path.stem[:60]}.{os.getpid()}.partial.mp4")
         self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
-        # x264's macroblock tree reads memory that nothing has written when a row is not a multiple of 64 pixels.
-        options = {"crf": str(encoding.crf), "preset": encoding.preset, "threads": "1", "mbtree": "0"}
+        options = {"crf": str(encoding.crf), "preset": encoding.preset, "threads": "1", "x264-params": REPEATABLE}
         self._video = self._container.add_stream("libx264", rate=frame_rate, options=options)
         self._video.width, self._video.height = width, height
         self._video.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"

@@ -24,20 +24,18 @@ from talkbench.metrics import networks, vbench
 from talkbench.metrics.base import Needs, Runner, Scores
 from talkbench.metrics.regroup import Regroup
 from talkbench.metrics.series import Terms
+from talkbench.nets.batches import Batch
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor, nn
 
-    from talkbench.nets.batches import InBatches
     from talkbench.nets.resize import Preprocess
 
 Feature = NDArray[np.float64]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def cosine(first_D: Feature, second_D: Feature) -> float:
@@ -76,7 +74,8 @@ class ConsistencyRunner(Runner):
 
     def start(self, clip: ClipFacts) -> None:
         """Load the network if this process has not, and forget the previous clip."""
-        self._run = getattr(self, "_run", None) or self._runner()
+        self._features = getattr(self, "_features", None) or self._network()
+        self._batch = Batch(self._whole_batch)
         self._frame_seconds = 1 / float(clip.frame_rate)
         self._regroup = Regroup(self._whole_batch)
         self._terms = Terms()
@@ -90,11 +89,9 @@ class ConsistencyRunner(Runner):
     def _whole_batch(self) -> int:
         return self.batch_frames["cuda" if self.context.device.startswith("cuda") else "cpu"]
 
-    def _runner(self) -> InBatches:
+    def _network(self) -> Callable[[Tensor], Tensor]:
         """Return what turns uint8 frames into unit features on the CPU."""
         from torch.nn import functional
-
-        from talkbench.nets.batches import InBatches
 
         (weight,) = self.needs.weights
         device, preprocess = self.context.device, self._preprocess()
@@ -106,9 +103,10 @@ class ConsistencyRunner(Runner):
         )
 
         def features(frames_THWC: Tensor) -> Tensor:
-            return functional.normalize(net(preprocess(frames_THWC.to(device))).double(), dim=-1).cpu()
+            with vbench.casting(self.params, device):
+                return functional.normalize(net(preprocess(frames_THWC.to(device))).double(), dim=-1).cpu()
 
-        return InBatches(features, self._whole_batch, self.params.precision, device)
+        return features
 
     def update(self, batch: FrameBatch) -> None:
         """Compare each frame with the one before it and the first."""
@@ -122,14 +120,13 @@ class ConsistencyRunner(Runner):
         if not len(self._terms):
             raise Unscorable("one-frame", f"consistency compares frames, and the clip has {self._num_frames}")
         found = vbench.scores(self.outputs, self._terms, self._pieces, self._last_seconds + self._frame_seconds)
-        if self._run.size < self._whole_batch:
-            found.details["batch"] = self._run.size
+        found.details.update(self._batch.halved())
         return found
 
     def _compare(self, frames_THWC: Frames, seconds_T: NDArray[np.float64]) -> None:
         import torch
 
-        features_TD = self._run(torch.from_numpy(frames_THWC)).numpy()
+        features_TD = self._batch.run(self._features, torch.from_numpy(frames_THWC)).numpy()
         if not np.isfinite(features_TD).all():
             raise FloatingPointError(f"the {self.needs.weights[0]} network gave a feature that is not finite")
         for feature_D, at in zip(features_TD, seconds_T.tolist(), strict=True):
@@ -188,6 +185,7 @@ class BackgroundRunner(ConsistencyRunner):
         return _filled(clip.ClipVision, clip.half_rounded(read.state_dict(path)), path)
 
     def _preprocess(self) -> Preprocess:
+        from talkbench.nets.clip import CLIP_MEAN, CLIP_STD
         from talkbench.nets.resize import Preprocess
 
         return Preprocess("bicubic", crop=True, mean=CLIP_MEAN, std=CLIP_STD)

@@ -19,8 +19,11 @@ from talkbench.media.clip import Frames
 from talkbench.metrics import networks
 from talkbench.metrics.base import Context
 from talkbench.metrics.crops import Boxes, quarter
+from talkbench.nets.batches import Batch
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from talkbench.nets.s3fd import S3FD
 
 MAX_CANDIDATES = 5000
@@ -66,13 +69,13 @@ class FaceFinder:
         context: Says which file and device.
         min_score: Least probability of a face.
         scale: Frames are reduced by this factor first.
-        batch_size: Frames at once; halved when a device has no memory for them.
+        batch_size: Frames at once, at first.
     """
 
     def __init__(self, context: Context, min_score: float = 0.9, scale: float = 0.25, batch_size: int = 8) -> None:
         self._net = load_s3fd(context)
         self._min_score, self._scale = min_score, scale
-        self.batch_size = batch_size
+        self.batch = Batch(batch_size)
 
     def find(self, frames_THWC: Frames) -> list[Boxes]:
         """Return the faces of each frame, best first, [F, 4] each."""
@@ -82,21 +85,15 @@ class FaceFinder:
         images_TCHW = torch.from_numpy(small_THWC.transpose(0, 3, 1, 2).copy())
         height, width = frames_THWC.shape[1:3]
         sides = np.array([width, height, width, height], dtype=np.float64)
-        found: list[Boxes] = []
-        while len(found) < len(frames_THWC):
-            try:
-                with torch.inference_mode():
-                    scores, boxes = self._net(images_TCHW[len(found) : len(found) + self.batch_size])
-                    scores_TP, boxes_TP4 = scores.double().cpu().numpy(), boxes.double().cpu().numpy()
-            except torch.cuda.OutOfMemoryError:
-                if self.batch_size == 1:
-                    raise
-                self.batch_size //= 2
-                continue
-            if not (np.isfinite(scores_TP).all() and np.isfinite(boxes_TP4).all()):
-                raise FloatingPointError("S3FD gives numbers that are not finite: are the weights whole?")
-            found.extend(choose(s, b * sides, self._min_score) for s, b in zip(scores_TP, boxes_TP4, strict=True))
-        return found
+
+        def candidates(some_TCHW: Tensor) -> Tensor:
+            scores_TP, boxes_TP4 = self._net(some_TCHW)
+            return torch.cat([boxes_TP4, scores_TP[..., None]], dim=-1).double().cpu()
+
+        found_TP5 = self.batch.run(candidates, images_TCHW).numpy()
+        if not np.isfinite(found_TP5).all():
+            raise FloatingPointError("S3FD gives numbers that are not finite: are the weights whole?")
+        return [choose(found_P5[:, 4], found_P5[:, :4] * sides, self._min_score) for found_P5 in found_TP5]
 
 
 def load_s3fd(context: Context) -> S3FD:

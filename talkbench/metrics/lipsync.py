@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from talkbench.media.clip import Frames, Samples
 from talkbench.metrics import networks
 from talkbench.metrics.base import Context
 from talkbench.metrics.series import Terms
+from talkbench.nets.batches import Batch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,34 +42,24 @@ MAX_SHIFT = 15
 NUM_SHIFTS = 2 * MAX_SHIFT + 1
 EPSILON = 1e-6
 """Added to every component of a difference (torch.nn.functional.pairwise_distance)."""
+BATCH_WINDOWS = 16
+"""Of lips; twice as many of sound, which costs little."""
 MIN_WINDOWS = 6
 """With fewer the zero vectors outside the cut decide alone; the official code divides by what it has."""
 
 Features = NDArray[np.float32]
 
 
-@dataclass
-class Batch:
-    """Windows a network takes at once; halved when a device has no memory for them."""
+def checked(features_ND: Tensor) -> Features:
+    """Return what SyncNet gave as an array.
 
-    size: int = 16
-
-    def run(self, call: Callable[[int], Tensor]) -> Features:
-        """Return `call(size)` as an array; try again with half the size when device memory runs out."""
-        import torch
-
-        while True:
-            try:
-                with torch.inference_mode():
-                    found: Features = call(self.size).float().cpu().numpy()
-            except torch.cuda.OutOfMemoryError:
-                if self.size == 1:
-                    raise
-                self.size = max(1, self.size // 2)
-                continue
-            if not np.isfinite(found).all():
-                raise FloatingPointError("SyncNet gives numbers that are not finite: are the weights whole?")
-            return found
+    Raises:
+        FloatingPointError: If it is not finite.
+    """
+    found: Features = features_ND.float().cpu().numpy()
+    if not np.isfinite(found).all():
+        raise FloatingPointError("SyncNet gives numbers that are not finite: are the weights whole?")
+    return found
 
 
 class Sound:
@@ -139,13 +129,8 @@ class Sound:
         stop = min(start + (self._group_size - 1) * COLUMNS_PER_FRAME + WINDOW_COLUMNS, self._num_columns)
         held_MC = np.concatenate(self._columns)[start - self._first_column : stop - self._first_column]
         windows = np.lib.stride_tricks.sliding_window_view(held_MC, WINDOW_COLUMNS, axis=0)[::COLUMNS_PER_FRAME]
-        windows_NCM = torch.from_numpy(np.ascontiguousarray(windows))
-
-        def call(size: int) -> Tensor:
-            parts_NCM = torch.split(windows_NCM, 2 * size)
-            return torch.cat([self._net.audio_features(part_NCM) for part_NCM in parts_NCM])
-
-        return self._batch.run(call)
+        pairs = torch.split(torch.from_numpy(np.ascontiguousarray(windows)), 2)
+        return checked(self._batch.run(lambda some: self._net.audio_features(torch.cat(some)), pairs))
 
 
 @dataclass(frozen=True)
@@ -292,15 +277,10 @@ class Match:
         frames_TCHW = torch.from_numpy(np.stack(self._crops)[..., ::-1].transpose(0, 3, 1, 2).copy())
         count = len(self._crops) - WINDOW_FRAMES + 1
 
-        def call(size: int) -> Tensor:
-            return torch.cat(
-                [
-                    self._net.lip_features(frames_TCHW[i : min(i + size, count) + WINDOW_FRAMES - 1])
-                    for i in range(0, count, size)
-                ]
-            )
+        def lips(some: range) -> Tensor:
+            return self._net.lip_features(frames_TCHW[some.start : some.stop + WINDOW_FRAMES - 1])
 
-        self._lips.extend(self._batch.run(call))
+        self._lips.extend(checked(self._batch.run(lips, range(count))))
         self._crops = self._crops[count:]
 
     def _distances(self, i: int, num_windows: int, lip_D: Features) -> NDArray[np.float32]:

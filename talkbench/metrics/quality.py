@@ -28,10 +28,12 @@ from talkbench.metrics import networks
 from talkbench.metrics.base import Needs, Output, Runner, Scores
 from talkbench.metrics.sampling import UniformSample
 from talkbench.metrics.series import Terms
+from talkbench.nets.batches import Batch
 from talkbench.weights import read
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
+    from torch import Tensor
 
     from talkbench.nets.qalign import QAlign
 
@@ -50,8 +52,6 @@ UNINFORMATIVE_SHARE = 0.95
 """Of the greatest entropy, log2(5) = 2.32 bits; above it the words are told apart by less than a guess."""
 
 MARGIN_RGB = (122, 116, 104)
-CLIP_MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
-CLIP_STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
 BATCH = {"cpu": 2, "cuda": 8}
 
 
@@ -106,8 +106,11 @@ def normalised(pictures_BHWC: Frames) -> NDArray[np.float32]:
     Scaling by 1/255 happens in float64 and is rounded to float32 before mean and deviation are applied: any other
     order gives other last bits than the official processor.
     """
+    from talkbench.nets.clip import CLIP_MEAN, CLIP_STD
+
     levels = (np.arange(256) * (1 / 255)).astype(np.float32)
-    table_C256 = (levels - CLIP_MEAN[:, None]) / CLIP_STD[:, None]
+    mean_C1, std_C1 = np.array([CLIP_MEAN, CLIP_STD], dtype=np.float32)[..., None]
+    table_C256 = (levels - mean_C1) / std_C1
     return np.stack([table[pictures_BHWC[..., channel]] for channel, table in enumerate(table_C256)], axis=1)
 
 
@@ -215,6 +218,7 @@ class QAlignRunner(Runner):
         if not self._ready:
             self._net = self._prepare()
             self._ready = True
+        self._batch = Batch(self._whole_batch)
         self._sample: UniformSample[Frames] = UniformSample(self.params.frames_per_second, self.params.min_frames)
         self._waiting: list[tuple[float, Frames]] = []
         self._terms = {output.id: Terms() for output in self.outputs}
@@ -225,7 +229,7 @@ class QAlignRunner(Runner):
         side = self._net.sizes.vision.image_px
         for frame_HWC, at in zip(batch.frames_THWC, batch.seconds_T, strict=True):
             self._waiting += self._sample.offer(float(at), partial(on_square, frame_HWC, side))
-            while len(self._waiting) >= self._batch:
+            while len(self._waiting) >= self._whole_batch:
                 self._score_some()
 
     def finish(self) -> Scores:
@@ -243,14 +247,14 @@ class QAlignRunner(Runner):
             "entropy_bits": {name: round(value, 4) for name, value in entropy.items()},
             "uninformative": {name: value > limit for name, value in entropy.items()},
             "precision": f"{self._precision}, int8 language" if self.params.int8_language else self._precision,
-            "batch": self._batch,
+            **self._batch.halved(),
         }
         return Scores({name: terms.mean() for name, terms in self._terms.items()}, details=details, series=self._terms)
 
     def _prepare(self) -> QAlign:
         """Settle what depends on device and weights, and return the network."""
         kind = self.context.device.partition(":")[0]
-        self._batch = BATCH.get(kind, BATCH["cpu"])
+        self._whole_batch = BATCH.get(kind, BATCH["cpu"])
         self._precision = "float32" if kind == "cpu" else self.params.gpu_precision
         path = self.context.weights[WEIGHTS].path / TOKENIZER_FILE
         words = vocabulary(path)
@@ -264,34 +268,21 @@ class QAlignRunner(Runner):
         return networks.load(self.context, WEIGHTS, lambda folder: build(folder, device, precision, int8), variant)
 
     def _score_some(self) -> None:
-        """Score the first batch of what waits; a smaller one from now on if the device runs out of memory."""
-        import torch
-
-        some = self._waiting[: self._batch]
-        try:
-            logits = self._logits(np.stack([picture for _, picture in some]))
-        except torch.cuda.OutOfMemoryError:
-            if self._batch == 1:
-                raise
-            self._batch //= 2
-            return
-        del self._waiting[: len(some)]
+        """Score the first batch of what waits."""
+        some, self._waiting = self._waiting[: self._whole_batch], self._waiting[self._whole_batch :]
+        logits_BQA = self._batch.run(self._logits, np.stack([picture for _, picture in some])).numpy()
         seconds = [at for at, _ in some]
-        for name, logits_BA in logits.items():
+        for name, logits_BA in zip(self._questions, logits_BQA.swapaxes(0, 1), strict=True):
+            if not np.isfinite(logits_BA).all():
+                raise FloatingPointError(f"{name}: the network gave numbers that are not finite ({self._precision})")
             scores, entropies = judged(logits_BA)
             self._terms[name].add(scores.tolist(), seconds)
             self._entropies[name].extend(entropies.tolist())
 
-    def _logits(self, pictures_BHWC: Frames) -> dict[str, NDArray[np.float32]]:
+    def _logits(self, pictures_BHWC: Frames) -> Tensor:
+        """Return the logits of the five words after each of the Q questions, float32 [B, Q, A]."""
         import torch
 
-        with torch.inference_mode():
-            image_BKD = self._net.look(torch.from_numpy(normalised(pictures_BHWC)))
-            found = {
-                name: self._net.ask(image_BKD, asked.before, asked.after, self._answers).cpu().numpy()
-                for name, asked in self._questions.items()
-            }
-        for name, logits_BA in found.items():
-            if not np.isfinite(logits_BA).all():
-                raise FloatingPointError(f"{name}: the network gave numbers that are not finite ({self._precision})")
-        return found
+        image_BKD = self._net.look(torch.from_numpy(normalised(pictures_BHWC)))
+        asked = self._questions.values()
+        return torch.stack([self._net.ask(image_BKD, q.before, q.after, self._answers) for q in asked], dim=1).cpu()

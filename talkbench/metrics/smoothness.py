@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +24,7 @@ from talkbench.media.clip import ClipFacts, FrameBatch, Frames
 from talkbench.metrics import networks, vbench
 from talkbench.metrics.base import Needs, Runner, Scores
 from talkbench.metrics.series import Terms
+from talkbench.nets.batches import Batch
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from talkbench.nets.amt import AmtS
-    from talkbench.nets.batches import InBatches
 
 LEVELS = 255
 BATCH_PAIRS = {"cpu": 1, "cuda": 4}
@@ -126,7 +127,8 @@ class SmoothnessRunner(Runner):
                 f"motion smoothness needs sides of {MIN_SIDE_PX} px, and the clip ({clip.width}x{clip.height}) "
                 f"has {short_px} after padding and scaling",
             )
-        self._run = self._runner(multiple)
+        self._compared = self._network(multiple)
+        self._batch = Batch(self._whole_batch)
         self._frame_seconds = 1 / float(clip.frame_rate)
         self._held: deque[Held] = deque(maxlen=2)
         self._waiting: list[Triple] = []
@@ -148,10 +150,9 @@ class SmoothnessRunner(Runner):
         vbench.prepared(net, self.params)
         return net
 
-    def _runner(self, multiple: int) -> InBatches:
+    def _network(self, multiple: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         """Return what turns three stacks of frames into terms."""
         from talkbench.nets import resize
-        from talkbench.nets.batches import InBatches
 
         device, scale = self.context.device, self._scale
         net = networks.load(self.context, "amt", self._build, variant="compiled" if self.params.compile else "")
@@ -161,14 +162,15 @@ class SmoothnessRunner(Runner):
 
         def terms(first_BHWC: Tensor, middle_BHWC: Tensor, last_BHWC: Tensor) -> Tensor:
             padded = [resize.pad_to_multiple(picture(frames) / LEVELS, multiple) for frames in (first_BHWC, last_BHWC)]
-            predicted_BCHW = net(padded[0][0], padded[1][0], scale)[..., *padded[0][1]]
+            with vbench.casting(self.params, device):
+                predicted_BCHW = net(padded[0][0], padded[1][0], scale)[..., *padded[0][1]]
             if not predicted_BCHW.isfinite().all():
                 raise FloatingPointError("the amt network predicted a picture that is not finite")
             difference = resize.truncated_to_levels(predicted_BCHW).short() - picture(middle_BHWC)
             total_B = difference.abs().sum(dim=(1, 2, 3)).cpu().double()
             return 1 - total_B / middle_BHWC[0].numel() / LEVELS
 
-        return InBatches(terms, self._whole_batch, self.params.precision, device)
+        return terms
 
     def update(self, batch: FrameBatch) -> None:
         """Predict each middle frame as soon as its two neighbours are there."""
@@ -205,7 +207,7 @@ class SmoothnessRunner(Runner):
 
         waiting, self._waiting = self._waiting, []
         stacks = [torch.from_numpy(np.stack(frames)) for frames in list(zip(*waiting, strict=True))[:3]]
-        for triple, term in zip(waiting, self._run(*stacks).tolist(), strict=True):
+        for triple, term in zip(waiting, self._batch.run(self._compared, *stacks).tolist(), strict=True):
             if triple.in_clip:
                 self._terms.add([term], [triple.seconds])
             if triple.piece is not None:
@@ -224,6 +226,5 @@ class SmoothnessRunner(Runner):
         found = vbench.scores(self.outputs, self._terms, self._pieces, end_seconds)
         if self._scale != 1:
             found.details["scale"] = self._scale
-        if self._run.size < self._whole_batch:
-            found.details["batch"] = self._run.size
+        found.details.update(self._batch.halved())
         return found

@@ -11,6 +11,7 @@ not grow with the clip but for 124 bytes per frame and track.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,13 +19,14 @@ import numpy as np
 from talkbench.errors import Unscorable
 from talkbench.media.clip import ClipFacts, FrameBatch, Frames, Samples
 from talkbench.metrics.base import Runner, Scores
-from talkbench.metrics.crops import crop
+from talkbench.metrics.crops import Boxes, crop
 from talkbench.metrics.cuts import CutParams, Cuts
 from talkbench.metrics.faces import FaceFinder
-from talkbench.metrics.lipsync import MIN_WINDOWS, Agreement, Batch, Match, Sound, load_syncnet
+from talkbench.metrics.lipsync import BATCH_WINDOWS, MIN_WINDOWS, Agreement, Match, Sound, load_syncnet
 from talkbench.metrics.regroup import Regroup
 from talkbench.metrics.sync_frame import needed, outputs, refuse_brevity, refuse_silence, scores
 from talkbench.metrics.tracks import Track, Tracker
+from talkbench.nets.batches import Batch
 
 GROUP_FRAMES = 8
 MAX_TRACKS_LISTED = 20
@@ -45,7 +47,7 @@ class SyncParams:
         max_gap_frames: A track survives this many frames without a face (`num_failed_det`).
         crop_margin: Margin around the face (`crop_scale`).
         cut_threshold: Change in 8-bit levels that begins a new scene (PySceneDetect 0.6).
-        cut_min_frames: Least length of a scene (PySceneDetect 0.6).
+        cut_min_frames: Least length of a scene (PySceneDetect 0.6); as many frames wait before faces are followed.
     """
 
     min_track_frames: int = 50
@@ -110,7 +112,7 @@ class SyncRunner(Runner):
     """
 
     name = "sync"
-    version = "1"
+    version = "2"
     outputs = outputs("sync", "")
     needs = needed("s3fd", "syncnet")
     params_type = SyncParams
@@ -119,11 +121,13 @@ class SyncRunner(Runner):
         """Forget the previous clip."""
         del clip
         params: SyncParams = self.params
-        self._net, self._batch = load_syncnet(self.context), Batch()
+        self._net, self._batch = load_syncnet(self.context), Batch(BATCH_WINDOWS)
         self._finder = FaceFinder(self.context, params.min_score, params.detector_scale, GROUP_FRAMES)
         self._sound = Sound(self._net, self._batch)
         self._regroup = Regroup(GROUP_FRAMES)
         self._cuts = Cuts(CutParams(params.cut_threshold, params.cut_min_frames))
+        self._starts: set[int] = set()
+        self._waiting: deque[tuple[Frames, Boxes]] = deque()
         self._tracker = Tracker(params.max_gap_frames)
         self._frames: dict[int, Frames] = {}
         self._num_frames = 0
@@ -151,6 +155,8 @@ class SyncRunner(Runner):
         """Return the scores of the face that fits the sound best."""
         for frames_THWC, _ in self._regroup.flush():
             self._look(frames_THWC)
+        while self._waiting:
+            self._follow(*self._waiting.popleft())
         refuse_silence(self._sound)
         self._sound.close()
         self._end(self._tracker.cut())
@@ -162,22 +168,31 @@ class SyncRunner(Runner):
             "num_tracks": self._num_tracks,
             "tracks": self._summaries,
             "face_px": round(self._best.face_px, 1),
-            "batch": self._batch.size,
+            **self._batch.halved(),
+            **self._finder.batch.halved("face_batch"),
         }
         return scores("sync", self._best.agreement, details)
 
     def _look(self, frames_THWC: Frames) -> None:
+        """Find faces; follow them once it is known whether their frame begins a scene."""
         for frame_HWC, boxes_F4 in zip(frames_THWC, self._finder.find(frames_THWC), strict=True):
-            if self._cuts.begins_scene(frame_HWC):
-                self._end(self._tracker.cut())
-            number = self._num_frames
-            self._frames[number] = frame_HWC
-            took, ended = self._tracker.step(number, boxes_F4)
-            self._end(ended)
-            for track in took:
-                self._show(track)
-            self._num_frames += 1
-            self._forget()
+            if (start := self._cuts.look(frame_HWC)) is not None:
+                self._starts.add(start)
+            self._waiting.append((frame_HWC, boxes_F4))
+            if len(self._waiting) > self.params.cut_min_frames:
+                self._follow(*self._waiting.popleft())
+
+    def _follow(self, frame_HWC: Frames, boxes_F4: Boxes) -> None:
+        number = self._num_frames
+        if number in self._starts:
+            self._end(self._tracker.cut())
+        self._frames[number] = frame_HWC
+        took, ended = self._tracker.step(number, boxes_F4)
+        self._end(ended)
+        for track in took:
+            self._show(track)
+        self._num_frames += 1
+        self._forget()
 
     def _show(self, track: Track, *, ended: bool = False) -> None:
         if id(track) not in self._faces:

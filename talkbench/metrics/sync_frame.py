@@ -8,6 +8,7 @@ beside numbers of the same protocol.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from fractions import Fraction
 
 from talkbench.errors import Unscorable
@@ -16,16 +17,17 @@ from talkbench.media.mfcc import RATE_HZ
 from talkbench.metrics.base import Needs, Output, Runner, Scores
 from talkbench.metrics.crops import CROP_PX, resize
 from talkbench.metrics.lipsync import (
+    BATCH_WINDOWS,
     FRAME_RATE,
     MAX_SHIFT,
     MIN_WINDOWS,
     WINDOW_FRAMES,
     Agreement,
-    Batch,
     Match,
     Sound,
     load_syncnet,
 )
+from talkbench.nets.batches import Batch
 
 SILENT_PEAK = 1e-3
 """A sound that never exceeds -60 dB of full scale is silence: no lips can be in step with it."""
@@ -91,7 +93,7 @@ def refuse_brevity(found: Agreement, sound: Sound) -> None:
         )
 
 
-def scores(prefix: str, found: Agreement, details: dict[str, object]) -> Scores:
+def scores(prefix: str, found: Agreement, details: Mapping[str, object]) -> Scores:
     """Return one cut's numbers under a protocol's output names."""
     return Scores(
         {
@@ -120,7 +122,7 @@ class SyncFrameRunner(Runner):
     def start(self, clip: ClipFacts) -> None:
         """Forget the previous clip."""
         del clip
-        net, self._batch = load_syncnet(self.context), Batch()
+        net, self._batch = load_syncnet(self.context), Batch(BATCH_WINDOWS)
         self._sound = Sound(net, self._batch)
         self._match = Match(net, self._sound, 0, self._batch)
 
@@ -143,4 +145,4 @@ class SyncFrameRunner(Runner):
         self._match.end()
         found = self._match.result()
         refuse_brevity(found, self._sound)
-        return scores("sync.frame", found, {"batch": self._batch.size})
+        return scores("sync.frame", found, self._batch.halved())

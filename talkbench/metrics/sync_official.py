@@ -37,10 +37,11 @@ from talkbench.metrics.base import Needs, Runner, Scores
 from talkbench.metrics.crops import CROP_PX, Square, crop
 from talkbench.metrics.cuts import CutParams, Cuts
 from talkbench.metrics.faces import FaceFinder
-from talkbench.metrics.lipsync import FRAME_RATE, MIN_WINDOWS, Batch, Match, Sound, load_syncnet
+from talkbench.metrics.lipsync import BATCH_WINDOWS, FRAME_RATE, MIN_WINDOWS, Match, Sound, load_syncnet
 from talkbench.metrics.sync import GROUP_FRAMES, MAX_TRACKS_LISTED, Scored, SyncParams, why_not
 from talkbench.metrics.sync_frame import outputs, refuse_brevity, refuse_silence, scores
 from talkbench.metrics.tracks import Track, Tracker
+from talkbench.nets.batches import Batch
 
 PCM = ("-ac", "1", "-vn", "-acodec", "pcm_s16le", "-ar", str(RATE_HZ))
 
@@ -139,8 +140,8 @@ def scene_starts(avi: Path, params: SyncParams) -> tuple[set[int], int]:
     with av.open(str(avi)) as container:
         for frame in container.decode(video=0):
             rgb_HWC: Frames = frame.to_ndarray(format="rgb24")  # type: ignore[assignment]
-            if cuts.begins_scene(rgb_HWC):
-                starts.add(num_frames)
+            if (start := cuts.look(rgb_HWC)) is not None:
+                starts.add(start)
             num_frames += 1
     return starts, num_frames
 
@@ -157,7 +158,7 @@ class SyncOfficialRunner(Runner):
     """`sync.official.*`: SyncNet after the official chain of codecs."""
 
     name = "sync_official"
-    version = "1"
+    version = "2"
     outputs = outputs("sync.official", "official")
     needs = Needs(frames=False, file=True, weights=("s3fd", "syncnet"))
     params_type = OfficialParams
@@ -171,7 +172,8 @@ class SyncOfficialRunner(Runner):
         if clip.path is None:
             raise NotApplicable("no-file", "the official chain needs the clip as a file")
         self._path = clip.path
-        self._batch = Batch()
+        self._batch = Batch(BATCH_WINDOWS)
+        self._finder = FaceFinder(self.context, self.params.min_score, self.params.detector_scale, GROUP_FRAMES)
 
     def finish(self) -> Scores:
         """Run the chain and return the scores of the track that fits its sound best."""
@@ -198,7 +200,8 @@ class SyncOfficialRunner(Runner):
             "tracks": [scored.summary() for scored in scorable[:MAX_TRACKS_LISTED]],
             "face_px": round(best.face_px, 1),
             "ffmpeg": ffmpeg_version(),
-            "batch": self._batch.size,
+            **self._batch.halved(),
+            **self._finder.batch.halved("face_batch"),
         }
         return scores("sync.official", best.agreement, details)
 
@@ -213,7 +216,6 @@ class SyncOfficialRunner(Runner):
     def _follow(self, files: list[Path], starts: set[int]) -> list[_Cut]:
         """Return every track of every scene in the order in which they end."""
         params: OfficialParams = self.params
-        finder = FaceFinder(self.context, params.min_score, params.detector_scale, GROUP_FRAMES)
         tracker = Tracker(params.max_gap_frames)
         live: dict[int, _Cut] = {}
         done: list[_Cut] = []
@@ -226,7 +228,7 @@ class SyncOfficialRunner(Runner):
 
         for start in range(0, len(files), GROUP_FRAMES):
             frames_THWC = np.stack([opened(path) for path in files[start : start + GROUP_FRAMES]])
-            found = finder.find(frames_THWC)
+            found = self._finder.find(frames_THWC)
             for number, boxes_F4 in enumerate(found, start):
                 if number in starts:
                     end(tracker.cut())

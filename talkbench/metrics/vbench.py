@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -78,6 +79,15 @@ def outputs(dimension: str, label: str, what: str, *, sampled: bool = False) -> 
             "vbench_long", f"{label} (2 s)", f"{what}, mean over pieces of two seconds: blind to drift.", series=False
         ),
     )
+
+
+def casting(params: VBenchParams, device: str) -> AbstractContextManager[object]:
+    """Return the context in which a network on `device` computes in the precision of the parameters."""
+    import torch
+
+    if params.precision == "bf16":
+        return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    return nullcontext()
 
 
 def prepared(net: nn.Module, params: VBenchParams) -> nn.Module:

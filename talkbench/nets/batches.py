@@ -1,46 +1,50 @@
-"""How a network is run: without gradients, in its precision, a fixed number of items at a time."""
+"""How many items a network takes at a time: half as many, and so on, when a device has no memory for more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
-from torch import Tensor
-
-Precision = Literal["fp32", "bf16"]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class InBatches:
-    """Runs a function on at most `size` items at a time; halves `size` for good when CUDA memory does not suffice.
+class Rows(Protocol):
+    """Items that can be counted and sliced: a tensor, an array, a sequence."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice, /) -> Any: ...
+
+
+class Batch:
+    """Items that a network takes at a time; halved for the rest of a clip when CUDA memory does not suffice.
+
+    A runner makes one when a clip starts, so that no clip's result depends on the clips before it.
 
     Args:
-        forward: Takes tensors with one row per item and returns one; frees what it needs when it returns.
-        size: Items at a time.
-        precision: ``bf16`` lets matrix products and convolutions run in bfloat16.
-        device: Where `forward` computes.
+        size: Items at first.
     """
 
-    def __init__(self, forward: Callable[..., Tensor], size: int, precision: Precision, device: str) -> None:
-        self._forward = forward
-        self._precision = precision
-        self._device_type = torch.device(device).type
-        self.size = size
+    def __init__(self, size: int) -> None:
+        self.size = self._first_size = size
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return what `forward` returns for all rows of `inputs`, joined.
+    def run(self, forward: Callable[..., Tensor], *rows: Rows) -> Tensor:
+        """Return what `forward` returns for all items, joined; it gets `size` items of each of `rows` at a time.
+
+        Without gradients.
 
         Raises:
             torch.cuda.OutOfMemoryError: If not even one item fits.
         """
+        import torch
+
         parts = []
         start = 0
-        with torch.inference_mode(), self._casting():
-            while start < len(inputs[0]):
+        with torch.inference_mode():
+            while start < len(rows[0]):
                 size = self.size
                 try:
-                    parts.append(self._forward(*(rows[start : start + size] for rows in inputs)))
+                    parts.append(forward(*(items[start : start + size] for items in rows)))
                 except torch.cuda.OutOfMemoryError:
                     if size == 1:
                         raise
@@ -49,7 +53,6 @@ class InBatches:
                     start += size
         return torch.cat(parts)
 
-    def _casting(self) -> AbstractContextManager[object]:
-        if self._precision == "bf16":
-            return torch.autocast(self._device_type, dtype=torch.bfloat16)
-        return nullcontext()
+    def halved(self, name: str = "batch") -> dict[str, int]:
+        """Return what the details of a row say about it: the size reached under `name`, nothing if it is the first."""
+        return {name: self.size} if self.size < self._first_size else {}

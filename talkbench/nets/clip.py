@@ -18,6 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+"""Of red, green and blue in 0 to 1; as `CLIP_STD`, also Q-Align's (openai/CLIP d05afc4: clip/clip.py, `_transform`)."""
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
 PREFIX = "visual."
 """Of the image part in the released archive; the rest belongs to text."""
 

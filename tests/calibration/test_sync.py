@@ -28,8 +28,9 @@ from talkbench.media.clip import ClipFacts, Frames
 from talkbench.metrics import networks
 from talkbench.metrics.base import Context
 from talkbench.metrics.faces import FaceFinder
-from talkbench.metrics.lipsync import Agreement, Batch, Match, Sound
+from talkbench.metrics.lipsync import BATCH_WINDOWS, Agreement, Match, Sound
 from talkbench.metrics.sync_official import OfficialParams, SyncOfficialRunner
+from talkbench.nets.batches import Batch
 from talkbench.nets.s3fd import S3FD
 from talkbench.nets.syncnet import SyncNet
 from talkbench.weights.catalog import WeightFile
@@ -92,7 +93,7 @@ def ours() -> tuple[Agreement, np.ndarray, np.ndarray]:
     net = SyncNet().eval()
     net.load_state_dict(seeded(net))
     lips: list[np.ndarray] = []
-    batch = Batch()
+    batch = Batch(BATCH_WINDOWS)
     sound = Sound(net, batch)
     sound.hear(samples().astype(np.float32) / np.float32(32768))
     sound.close()

@@ -153,7 +153,9 @@ def test_two_files_for_one_item_and_a_name_that_is_no_text_are_rows_too(scored: 
 
 def test_every_file_has_a_row_for_every_metric(scored: Run) -> None:
     rows = scored.current_rows()
-    for item in {record.item for record in scored.clips()}:
+    items = {record.item for record in scored.clips()}
+    assert items == {*FILES, "twice", "not-\\xff-utf8"}
+    for item in items:
         assert {r["metric"] for r in rows if r["item"] == item} == set(RUNNERS.names())
 
 

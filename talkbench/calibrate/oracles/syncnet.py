@@ -2,15 +2,18 @@
 
 Runs by itself in an environment of its own (`syncnet.lock`, beside this file) and writes JSON:
 
-    python syncnet.py --weights FOLDER --output answer.json [--cut cut.npz] [--frames frames.npz] [--clip a.mp4 ...]
+    python syncnet.py --weights FOLDER --output answer.json [--cut cut.npz] [--frames frames.npz] [--scenes a.mkv ...]
+        [--clip a.mp4 ...]
 
-The weight folder holds `sfd_face.pth` and `syncnet_v2.model`. Every number comes from functions of the package and of
-python_speech_features, called on the CPU:
+The weight folder holds `sfd_face.pth` and `syncnet_v2.model`. Every number comes from functions of the package, of
+python_speech_features and of scenedetect, called on the CPU:
 
     cut     {"mfcc": [M][13], "lips": [n][D], "sounds": [n][D], "means": [31], "confidence": c, "distance": d,
              "offset_frames": o}
             of cut.npz: crops_THWC (uint8 RGB, 224x224) and samples_N (int16, 16 kHz)
     frames  [frame][face] = [left, top, right, bottom, probability], of frames.npz: frames_THWC (uint8 RGB)
+    scenes  {name: {"pixels": sha256 of the RGB frames, "starts": [frame that begins a scene, but the first, ...],
+             "changes": [score of each frame]}}
     clips   {name: {"offset_frames": [...], "confidence": [...], "distance": [...]}}, one number per track, through the
             whole pipeline of the package; needs the ffmpeg program
 """
@@ -19,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import importlib
 import json
 import sys
@@ -94,6 +98,31 @@ def find_faces(path: Path, whole: Any) -> list[list[list[float]]]:
     ]
 
 
+def find_scenes(path: Path) -> dict[str, Any]:
+    """Return where scenes begin in a file, found with the calls of the package's pipeline."""
+    import cv2
+    from scenedetect import ContentDetector, SceneManager, StatsManager
+    from scenedetect.video_manager import VideoManager
+
+    video, stats = VideoManager([str(path)]), StatsManager()
+    manager = SceneManager(stats)
+    manager.add_detector(ContentDetector())
+    video.start()
+    manager.detect_scenes(frame_source=video)
+    scenes = manager.get_scene_list(video.get_base_timecode())
+    pixels, count, reader = hashlib.sha256(), 0, cv2.VideoCapture(str(path))
+    while (frame := reader.read()[1]) is not None:
+        pixels.update(frame[..., ::-1].tobytes())
+        count += 1
+    # The first frame has nothing to be compared with.
+    changes = [stats.get_metrics(number, ["content_val"])[0] or 0.0 for number in range(count)]
+    return {
+        "pixels": pixels.hexdigest(),
+        "starts": [start.frame_num for start, _ in scenes[1:]],
+        "changes": changes,
+    }
+
+
 def score_clip(path: Path, whole: Any) -> dict[str, Any]:
     """Return what the whole pipeline says of a clip, per track."""
     offsets, confidences, distances, *_ = whole.inference(str(path))
@@ -111,6 +140,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--cut", type=Path, help="npz with crops_THWC and samples_N")
     parser.add_argument("--frames", type=Path, help="npz with frames_THWC")
+    parser.add_argument("--scenes", type=Path, action="append", default=[], help="file to look for scenes in")
     parser.add_argument("--clip", type=Path, action="append", default=[], help="clip for the whole pipeline")
     given = parser.parse_args()
     kept_alive = declare_torchvision_operators()
@@ -119,6 +149,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):
         if given.cut is not None:
             answer["cut"] = score_cut(given.cut, given.weights)
+        answer["scenes"] = {path.name: find_scenes(path) for path in given.scenes}
         if given.frames is not None or given.clip:
             whole = pipeline(given.weights)
             if given.frames is not None:

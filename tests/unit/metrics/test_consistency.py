@@ -190,9 +190,11 @@ def test_when_cuda_memory_ends_batches_are_halved_and_the_row_says_so(monkeypatc
     whole = score(ColourRunner(context=CONTEXT), frames)
     monkeypatch.setattr(ColourRunner, "net", MeanColour(at_most=2))
     monkeypatch.setattr(networks, "_loaded", {})
-    found = score(ColourRunner(context=CONTEXT), frames)
+    runner = ColourRunner(context=CONTEXT)
+    found = score(runner, frames)
     assert found.values == pytest.approx(whole.values)
     assert found.details == whole.details | {"batch": 2}
+    assert "batch" not in score(runner, frames[:2]).details, "each clip starts with whole batches"
 
 
 def test_precision_and_compilation_enter_the_score_key() -> None:

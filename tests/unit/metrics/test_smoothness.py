@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from talkbench.errors import TalkbenchError, Unscorable
 from talkbench.media.clip import ClipFacts, FrameBatch, Frames
-from talkbench.metrics import networks
+from talkbench.metrics import networks, smoothness
 from talkbench.metrics.base import Context, Scores, params_digest
 from talkbench.metrics.smoothness import SmoothnessParams, SmoothnessRunner
 from talkbench.nets.amt import AmtS
@@ -29,9 +29,12 @@ class Average(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.at_most = 99
         self.shapes: list[tuple[int, ...]] = []
 
     def forward(self, first_BCHW: Tensor, second_BCHW: Tensor, scale: float) -> Tensor:
+        if len(first_BCHW) > self.at_most:
+            raise torch.cuda.OutOfMemoryError("out of memory")
         self.shapes.append((*first_BCHW.shape, scale))
         return ((first_BCHW + second_BCHW) / 2 + 1e-4).clamp(0, 1)
 
@@ -156,6 +159,18 @@ def test_a_network_that_gives_no_number_is_a_failure_and_not_a_score(
     monkeypatch.setattr(net, "forward", lambda first, second, scale: first * math.nan)
     with pytest.raises(FloatingPointError, match="amt network"):
         score(SmoothnessRunner(context=CONTEXT), noise(3))
+
+
+def test_when_cuda_memory_ends_batches_are_halved_and_the_row_says_so(
+    net: Average, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(smoothness, "BATCH_PAIRS", {"cpu": 4})
+    whole = score(SmoothnessRunner(context=CONTEXT), noise(17))
+    net.at_most = 2
+    found = score(SmoothnessRunner(context=CONTEXT), noise(17))
+    assert [shape[0] for shape in net.shapes] == [4, 4, 2, 2, 2, 2]
+    assert found.values == whole.values
+    assert found.details == whole.details | {"batch": 2}
 
 
 def test_weights_come_from_the_released_kind_of_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

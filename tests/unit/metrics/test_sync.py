@@ -19,10 +19,11 @@ from talkbench.media.encode import Encoding, write_clip
 from talkbench.metrics import sync, sync_frame, sync_official
 from talkbench.metrics.base import Runner, Scores
 from talkbench.metrics.crops import resize
-from talkbench.metrics.lipsync import Batch, Match, Sound
+from talkbench.metrics.lipsync import BATCH_WINDOWS, Match, Sound
 from talkbench.metrics.sync import SyncParams, SyncRunner
 from talkbench.metrics.sync_frame import SyncFrameRunner
 from talkbench.metrics.sync_official import OfficialParams, SyncOfficialRunner
+from talkbench.nets.batches import Batch
 from talkbench.nets.syncnet import SyncNet
 
 RNG = np.random.default_rng(5)
@@ -47,7 +48,8 @@ def net() -> SyncNet:
 class DrawnFaces:
     """Stands for S3FD: a face is a connected block of `FACE` pixels in one of the frame's halves."""
 
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, *_: Any) -> None:
+        self.batch = Batch(8)
 
     def find(self, frames_THWC: np.ndarray) -> list[np.ndarray]:
         return [self._boxes(frame) for frame in frames_THWC]
@@ -148,10 +150,10 @@ def test_sound_that_comes_later_moves_the_offset_and_not_the_distance(stubs: Syn
             return features[number + 8]
 
     for shift in (-3, 0, 5):
-        sound = Known(stubs, Batch())
+        sound = Known(stubs, Batch(BATCH_WINDOWS))
         sound.hear(np.zeros(200 * 640, np.float32))
         sound.close()
-        match = Match(stubs, sound, 0, Batch())
+        match = Match(stubs, sound, 0, Batch(BATCH_WINDOWS))
         match.num_frames, match.ended = 105, True
         match._lips.extend(features[8 - shift : 108 - shift])
         match.advance()
@@ -235,6 +237,17 @@ def test_a_cut_ends_a_track(stubs: SyncNet) -> None:
     assert [track["num_frames"] for track in found.details["tracks"]] == [70, 70]
 
 
+def test_a_cut_after_a_flash_ends_a_track_though_it_is_known_late(stubs: SyncNet) -> None:
+    frames = talking(140)
+    frames[20:60, :, 120:] = 255
+    frames[25, :, 120:] = 40
+    sound = np.tile(SOUND, 2)[: 140 * 640]
+    for size in (1, 64):
+        found = score(SyncRunner(SyncParams(min_track_frames=15)), frames, sound, size)
+        assert [track["first_frame"] for track in found.details["tracks"]] == [0, 20, 60]
+        assert [track["num_frames"] for track in found.details["tracks"]] == [20, 40, 80]
+
+
 def test_frames_and_sound_are_let_go_of(stubs: SyncNet) -> None:
     runner = SyncRunner()
     runner.start(ClipFacts(240, 120, Fraction(25), has_audio=True))
@@ -246,9 +259,13 @@ def test_frames_and_sound_are_let_go_of(stubs: SyncNet) -> None:
             runner.update(FrameBatch(part, start + at, (start + at + np.arange(len(part))) / 25))
             runner.hear(SOUND[at * 640 : (at + 19) * 640], (start + at) * 640)
             face = next(iter(runner._faces.values()))
-            held = len(runner._frames), len(runner._sound._groups) + len(runner._sound._columns), len(face.match._lips)
+            held = (
+                len(runner._frames) + len(runner._waiting),
+                len(runner._sound._groups) + len(runner._sound._columns),
+                len(face.match._lips),
+            )
             most = [max(pair) for pair in zip(most, held, strict=True)]
-    assert most[0] <= 25 + 6 + 8
+    assert most[0] <= 25 + 6 + 8 + 15
     assert most[1] <= 12
     assert most[2] <= 80
 
@@ -303,21 +320,43 @@ def test_weights_that_give_nan_are_an_error_and_not_a_property_of_the_clip(
         score(SyncFrameRunner(), talking())
 
 
+@pytest.mark.parametrize("part", ["lip_features", "audio_features"])
+@pytest.mark.parametrize("runner_type", [SyncRunner, SyncFrameRunner])
 def test_a_device_without_memory_gets_smaller_batches_and_the_row_says_so(
-    stubs: SyncNet, monkeypatch: pytest.MonkeyPatch
+    stubs: SyncNet, monkeypatch: pytest.MonkeyPatch, runner_type: type[Runner], part: str
 ) -> None:
-    whole = score(SyncFrameRunner(), talking())
-    look = SyncNet.lip_features
+    runner = runner_type()
+    whole = score(runner, talking())
+    compute, sizes = getattr(SyncNet, part), []
 
-    def limited(self: SyncNet, frames: torch.Tensor) -> torch.Tensor:
-        if len(frames) > 12:
+    def limited(self: SyncNet, given: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(given))
+        # Eight windows of lips are twelve frames; of sound, twice as many windows go at a time.
+        if len(given) > (12 if part == "lip_features" else 16):
             raise torch.cuda.OutOfMemoryError
-        return look(self, frames)
+        return compute(self, given)
 
-    monkeypatch.setattr(SyncNet, "lip_features", limited)
-    halved = score(SyncFrameRunner(), talking())
-    assert (whole.details["batch"], halved.details["batch"]) == (16, 8)
+    with monkeypatch.context() as patch:
+        patch.setattr(SyncNet, part, limited)
+        halved = score(runner, talking())
+    assert sizes[:2] == ([20, 12] if part == "lip_features" else [32, 16])
+    assert ("batch" in whole.details, halved.details["batch"]) == (False, 8)
     assert halved.values == pytest.approx(whole.values, abs=1e-5)
+    assert score(runner, talking()).values == whole.values, "the next clip is none the worse for it"
+
+
+class CrampedFaces(DrawnFaces):
+    """Faces of two frames at a time."""
+
+    def find(self, frames_THWC: np.ndarray) -> list[np.ndarray]:
+        self.batch.size = 2
+        return super().find(frames_THWC)
+
+
+def test_smaller_batches_of_the_face_detector_are_told_apart(stubs: SyncNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = score(SyncRunner(), talking())
+    monkeypatch.setattr(sync, "FaceFinder", CrampedFaces)
+    assert score(SyncRunner(), talking()).details == whole.details | {"face_batch": 2}
 
 
 # --- the official chain

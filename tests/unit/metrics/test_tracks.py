@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.signal import medfilt
 
 from talkbench.metrics.crops import CROP_PX, Square, crop, quarter, resize
-from talkbench.metrics.cuts import Cuts, hue_saturation_value
+from talkbench.metrics.cuts import CutParams, Cuts, hue_saturation_value
 from talkbench.metrics.faces import FACE_OVERLAP, choose, overlaps, strongest
 from talkbench.metrics.tracks import Track, Tracker
 
@@ -137,16 +137,37 @@ def test_two_rounds_of_suppression_are_not_one() -> None:
 def test_colours_are_opencvs() -> None:
     image = RNG.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     image[:5] = image[:5, :, :1]
-    difference = np.abs(hue_saturation_value(image) - cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    assert np.minimum(difference[..., 0], 180 - difference[..., 0]).max() <= 1
-    assert difference[..., 1:].max() <= 1
+    image[5:9] = image[5:9] // 32 * 36
+    assert np.array_equal(hue_saturation_value(image), cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
+
+
+def found_cuts(order: list[int], least_frames: int = 15) -> list[tuple[int, int]]:
+    """Return the frames that begin a scene and when each is known, for a film of two rooms."""
+    rooms = np.random.default_rng(3).integers(0, 256, (2, 64, 90, 3), dtype=np.uint8)
+    cuts = Cuts(CutParams(min_scene_frames=least_frames))
+    found = [(cuts.look(rooms[room]), now) for now, room in enumerate(order)]
+    return [(start, now) for start, now in found if start is not None]
 
 
 def test_a_cut_needs_a_change_of_picture_and_a_scene_behind_it() -> None:
-    rooms = RNG.integers(0, 256, (2, 64, 90, 3), dtype=np.uint8)
-    order = [0] * 20 + [1] * 5 + [0] * 20 + [1] * 20
-    cuts = Cuts()
-    assert [t for t, room in enumerate(order) if cuts.begins_scene(rooms[room])] == [20, 45]
+    assert found_cuts([0] * 20 + [1] * 20 + [0] * 15 + [1] * 20) == [(20, 20), (40, 40), (55, 55)]
+    assert found_cuts([0] * 14 + [1] * 40) == []
+
+
+def test_a_burst_of_changes_is_one_cut_at_its_last_and_known_when_it_is_over() -> None:
+    burst = [0] * 20 + [1] * 5 + [0] * 8 + [1] * 8
+    assert found_cuts([*burst, *[0] * 16]) == [(20, 20), (41, 56)]
+    assert found_cuts([*burst, *[0] * 15]) == [(20, 20)]
+
+
+def test_a_flash_after_a_cut_delays_the_next_cut_and_is_none() -> None:
+    flash = [0] * 20 + [1] * 5 + [0] + [1] * 60
+    assert found_cuts(flash) == [(20, 20)]
+    assert found_cuts([*flash, *[0] * 30]) == [(20, 20), (86, 101)]
+
+
+def test_without_a_least_length_every_change_is_a_cut() -> None:
+    assert found_cuts([0, 1, 1, 0, 1], least_frames=0) == [(1, 1), (3, 3), (4, 4)]
 
 
 def test_motion_of_a_face_is_no_cut() -> None:
@@ -154,4 +175,4 @@ def test_motion_of_a_face_is_no_cut() -> None:
     for t in range(30):
         frames[t, 20:44, 10 + t : 34 + t] = (220, 180, 160)
     cuts = Cuts()
-    assert not any(cuts.begins_scene(frame) for frame in frames)
+    assert not any(cuts.look(frame) for frame in frames)

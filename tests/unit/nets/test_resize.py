@@ -1,12 +1,10 @@
-"""Frames on their way to a network: resized, cropped, padded, batched."""
+"""Frames on their way to a network: resized, cropped, padded."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from talkbench.nets.batches import InBatches
 from talkbench.nets.resize import Preprocess, centre_crop, pad_to_multiple, short_side_to, truncated_to_levels
 
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -56,32 +54,3 @@ def test_padding_repeats_edges_and_puts_the_smaller_half_first() -> None:
 
 def test_levels_are_cut_off_and_not_rounded() -> None:
     assert truncated_to_levels(torch.tensor([-0.1, 0.999 / 255, 100.9 / 255, 1.2])).tolist() == [0, 0, 100, 255]
-
-
-def test_a_batch_too_large_for_cuda_is_halved_for_good_and_loses_nothing() -> None:
-    seen = []
-
-    def forward(x: Tensor) -> Tensor:
-        seen.append(len(x))
-        if len(x) > 2:
-            raise torch.cuda.OutOfMemoryError("out of memory")
-        return x * 2
-
-    run = InBatches(forward, 8, "fp32", "cpu")
-    assert run(torch.arange(7)).tolist() == [0, 2, 4, 6, 8, 10, 12]
-    assert run.size == 2
-    assert seen == [7, 4, 2, 2, 2, 1]
-
-
-def test_memory_that_does_not_suffice_for_one_item_is_an_error() -> None:
-    def forward(x: Tensor) -> Tensor:
-        raise torch.cuda.OutOfMemoryError("out of memory")
-
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        InBatches(forward, 4, "fp32", "cpu")(torch.arange(3))
-
-
-def test_bfloat16_is_used_for_products_only_when_asked_for() -> None:
-    weight = torch.rand(8, 8)
-    kinds = [InBatches(lambda x: x @ weight, 4, how, "cpu")(torch.rand(4, 8)).dtype for how in ("fp32", "bf16")]
-    assert kinds == [torch.float32, torch.bfloat16]

@@ -77,12 +77,15 @@ def test_frames_taken_one_by_one_or_together_have_the_same_faces(monkeypatch: py
     finder = FaceFinder(Context(), batch_size=8)
     found = finder.find(np.zeros((5, 40, 80, 3), np.uint8))
     assert calls == [5, 4, 2, 2, 1]
-    assert finder.batch_size == 2
+    assert finder.batch.halved("face_batch") == {"face_batch": 2}
     np.testing.assert_allclose(found, [[[8, 8, 40, 24]]] * 5, rtol=1e-6)
 
 
-def test_a_network_that_gives_nan_is_not_a_clip_without_faces(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = lambda images: (torch.full((len(images), 1), torch.nan), torch.zeros(len(images), 1, 4))  # noqa: E731
+@pytest.mark.parametrize(("score", "corner"), [(torch.nan, 0.0), (0.0, torch.inf)])
+def test_a_network_that_gives_nan_is_not_a_clip_without_faces(
+    monkeypatch: pytest.MonkeyPatch, score: float, corner: float
+) -> None:
+    broken = lambda images: (torch.full((len(images), 1), score), torch.full((len(images), 1, 4), corner))  # noqa: E731
     monkeypatch.setattr("talkbench.metrics.faces.load_s3fd", lambda _context: broken)
     with pytest.raises(FloatingPointError, match="S3FD"):
         FaceFinder(Context()).find(np.zeros((1, 40, 40, 3), np.uint8))

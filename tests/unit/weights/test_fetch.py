@@ -185,15 +185,17 @@ def test_a_part_longer_than_the_file_is_dropped(served: Served, tmp_path: Path) 
     assert get(entry(served), tmp_path).read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("published", ["0" * 64, f"{SHA256[:8]}...0000"])
+@pytest.mark.parametrize("published", ["0" * 64, f"{SHA256[:8]}...0000", f"00000000...{SHA256[-4:]}"])
 def test_a_wrong_digest_is_refused_and_nothing_stays(served: Served, tmp_path: Path, published: str) -> None:
     with pytest.raises(BadWeights, match=f"{SHA256}, but the README states {published}"):
         get(entry(served, sha256=published), tmp_path)
     assert leftovers(tmp_path) == set()
 
 
-def test_a_digest_quoted_in_short_is_compared(served: Served, tmp_path: Path) -> None:
-    get(entry(served, sha256=f"{SHA256[:8]}...{SHA256[-4:]}"), tmp_path)
+def test_a_digest_quoted_in_short_is_enough_and_the_whole_one_is_recorded(served: Served, tmp_path: Path) -> None:
+    path = get(entry(served, sha256=f"{SHA256[:8]}...{SHA256[-4:]}"), tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert store.read_record(path).files["w.pth"].sha256 == SHA256
 
 
 def test_an_absent_file_is_said_at_once_and_the_next_address_tried(served: Served, tmp_path: Path) -> None:

@@ -255,11 +255,12 @@ def test_a_packaged_file_is_of_the_mini_domain_and_nothing_else(
 
 
 def test_packaged_files_of_the_catalog_are_there() -> None:
-    for entry in catalog.catalog().values():
-        if entry.packaged:
-            path = store.find(entry, None)
-            assert path is not None
-            assert store.examine(entry, path).kind == "mini-domain"
+    packaged = [entry for entry in catalog.catalog().values() if entry.packaged]
+    assert packaged
+    for entry in packaged:
+        path = store.find(entry, None)
+        assert path is not None
+        assert store.examine(entry, path).kind == "mini-domain"
 
 
 def test_a_digest_is_computed_once_per_state_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
