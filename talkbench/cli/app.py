@@ -14,6 +14,7 @@ from talkbench.cli import (
     calibrate,
     compare,
     console,
+    data,
     doctor,
     export,
     generate,
@@ -80,6 +81,7 @@ app.command("export", rich_help_panel="Read")(export.export)
 app.command("calibrate", rich_help_panel="Check the metrics")(calibrate.calibrate)
 app.command("validity", rich_help_panel="Check the metrics")(validity.validity)
 app.add_typer(weights.app, name="weights", rich_help_panel="Inspect")
+app.add_typer(data.app, name="data", rich_help_panel="Inspect")
 app.add_typer(manifest.app, name="manifest", rich_help_panel="Inspect")
 app.add_typer(system.app, name="system", rich_help_panel="Inspect")
 app.command("doctor", rich_help_panel="Inspect")(doctor.doctor)

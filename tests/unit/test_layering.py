@@ -14,7 +14,7 @@ LAYERS = {
     "schema": 1, "migrate": 1,
     "config": 2, "registry": 2, "provenance": 2, "progress": 2, "atomic": 2, "media": 2, "workers.protocol": 2,
     "manifests": 3, "mini": 3, "store.rows": 3, "store.run": 3, "metrics.series": 3, "metrics.base": 3, "speed": 3,
-    "workers": 3, "systems.spec": 3, "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
+    "workers": 3, "systems.spec": 3, "data": 3, "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
     "store": 4, "systems": 4, "metrics": 4,
     "calibrate": 5, "metrics.score": 5, "metrics.jobs": 5, "metrics.pool": 5, "stats": 5, "validity": 5,
     "api": 6, "checks": 6, "profiling": 6, "cli": 6, "__init__": 6, "__main__": 6,
@@ -55,7 +55,9 @@ def own(names: set[str]) -> set[str]:
 
 def files(folder: str) -> list[Path]:
     """Return the modules of a folder; scripts run in foreign environments are none."""
-    return sorted(path for path in (ROOT / folder).rglob("*.py") if "oracles" not in path.parts)
+    found = sorted(path for path in (ROOT / folder).rglob("*.py") if "oracles" not in path.parts)
+    assert found, f"{folder} has no modules: tests of every one of them would test nothing"
+    return found
 
 
 @pytest.mark.parametrize("path", files("talkbench"), ids=lambda p: str(p.relative_to(ROOT)))
