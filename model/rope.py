@@ -1,4 +1,4 @@
-"""Rotary positions over (frame, row, column), as real tables that a compiler can fuse.
+"""Rotary positions over (frame, row, column), from real tables made once.
 
 Legend: B batch, N video tokens, A heads, d head width, T latent frames, h w token rows and columns.
 Source: Wan2.1, `wan/modules/model.py` (split of a head over the three axes, base 10000, adjacent pairs).
@@ -41,7 +41,15 @@ def tables(
 
 
 def rotate(x_BNAd: Tensor, cos_Nd: Tensor, sin_Nd: Tensor) -> Tensor:
-    """Turn adjacent channel pairs by each token's angles, in the tables' precision; returned in the input's."""
-    even, odd = x_BNAd.to(cos_Nd.dtype).unflatten(-1, (-1, 2)).unbind(-1)
+    """Turn adjacent channel pairs by each token's angles, in the tables' precision; returned in the input's.
+
+    Eager, a complex product is one pass; compiled, real arithmetic is, which Inductor fuses with what stands around it
+    and complex numbers it does not.
+    """
+    pairs = x_BNAd.to(cos_Nd.dtype).unflatten(-1, (-1, 2))
+    if not torch.compiler.is_compiling():
+        turned = torch.view_as_complex(pairs.contiguous()) * torch.complex(cos_Nd, sin_Nd)[None, :, None]
+        return torch.view_as_real(turned).flatten(-2).to(x_BNAd.dtype)
+    even, odd = pairs.unbind(-1)
     cos, sin = cos_Nd[None, :, None], sin_Nd[None, :, None]
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x_BNAd.dtype)

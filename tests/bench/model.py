@@ -112,7 +112,7 @@ def forward() -> list[dict[str, object]]:
             "largest difference": (given.cached(dit) - given.uncached(dit)).abs().max().item(),
         },
         {
-            "what": "rotary positions: real float32 / complex float64, as released",
+            "what": "rotary positions: float32 tables / float64, as released",
             "time": paired(lambda: rope.rotate(tokens, *tables), lambda: _rotate_complex(tokens, turns)),
             "largest difference": (rope.rotate(tokens, *tables) - _rotate_complex(tokens, turns)).abs().max().item(),
         },
@@ -195,8 +195,7 @@ def endless() -> list[dict[str, object]]:
     rng, peaks = np.random.default_rng(0), {}
     for chunk in range(1, 161):
         stream.push((0.1 * rng.standard_normal(stream.config.samples_per_chunk)).astype(np.float32))
-        for piece in stream:
-            assert piece.num_frames == 28
+        assert sum(piece.num_frames for piece in stream) == stream.config.new_frames
         if chunk in {20, 160}:
             peaks[chunk] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [{"what": "peak memory after 160 chunks / after 20", "ratio": peaks[160] / peaks[20], "peak MB": peaks[160]}]

@@ -103,7 +103,8 @@ def test_a_forward_stays_on_the_device_multiplies_in_bfloat16_and_does_the_arith
     head = 2 * RECIPE.num_tokens * 5120 * 64
     assert seen.flops[F32] == head
     assert seen.flops[BF16] + head + once.flops.total() == pytest.approx(flops.dit_flops(RECIPE), rel=1e-4)
-    assert set(seen.dtypes) <= {BF16, F32, torch.uint64}  # the last: the kernel's unused random state
+    # Complex: the rotation of positions. Unsigned: the kernel's unused random state.
+    assert set(seen.dtypes) <= {BF16, F32, torch.complex64, torch.uint64}
     estimate = memory.estimate(RECIPE)
     assert 0.5 < seen.peak_bytes / estimate.transformer < 1
     assert once.live_bytes == pytest.approx(estimate.caches, rel=0.03)
