@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Literal
 from talkbench.errors import Unscorable
 from talkbench.ids import score_key
 from talkbench.media import audio, decode, probe
+from talkbench.media.ahead import ahead
 from talkbench.media.clip import ClipFacts, FrameBatch, Samples
 from talkbench.metrics import drift
 from talkbench.metrics.base import RUNNERS, Context, Output, Runner, Scores, params_digest
@@ -164,7 +166,7 @@ def score_clip(
         sidecar = None
     if record.problem is None and record.video is not None:
         try:
-            record = _Pass(record, sidecar, lanes, context.threads or 1).run()
+            record = _Pass(record, sidecar, lanes, context).run()
         except Unscorable as error:
             problem = Problem(status=error.status, reason=error.reason, message=error.message)
             record = record.model_copy(update={"problem": problem})
@@ -184,9 +186,10 @@ def _lane(metric: Metric, context: Context) -> _Lane:
 class _Pass:
     """One decode of one clip."""
 
-    def __init__(self, record: ClipRecord, sidecar: Sidecar | None, lanes: list[_Lane], threads: int) -> None:
+    def __init__(self, record: ClipRecord, sidecar: Sidecar | None, lanes: list[_Lane], context: Context) -> None:
         assert record.video is not None  # noqa: S101 - the caller's invariant
-        self._record, self._video, self._lanes, self._threads = record, record.video, lanes, threads
+        self._record, self._video, self._lanes = record, record.video, lanes
+        self._threads, self._overlap = context.threads or 1, context.device != "cpu"
         self._path = Path(record.path)
         self._sidecar = sidecar or Sidecar()
         rates = {lane.runner.needs.frame_rate for lane in lanes}
@@ -203,9 +206,11 @@ class _Pass:
         if any(lane.wants_frames for lane in self._lanes) or self._record.decoded is None:
             with probe.open_clip(self._path) as container:
                 reader = decode.VideoReader(container, self._path, self._video, threads=self._threads)
-                for batch in reader.batches():
-                    self._show(batch)
-                    self._listen(float(batch.seconds_T[-1]))
+                # Beside a GPU the next frames are decoded meanwhile; a CPU has no idle time to fill.
+                with ahead(reader.batches()) if self._overlap else nullcontext(reader.batches()) as batches:
+                    for batch in batches:
+                        self._show(batch)
+                        self._listen(float(batch.seconds_T[-1]))
                 self._end_frames(reader.duration_seconds)
         self._listen(math.inf)
         for lane in self._lanes:
