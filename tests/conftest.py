@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support import make_clip
+
+# A shell that starts us in the background makes us, and all our children, deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Test processes share the cores already; more threads only wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -113,7 +113,9 @@ def test_doctor_and_lists_work_and_have_json(run: Path) -> None:
         "short",
         "long",
     }
-    assert len(json.loads(talkbench("system", "list", "--json").stdout)) == 9
+    systems = json.loads(talkbench("system", "list", "--json").stdout)
+    assert sum(system["kind"] == "known-answer" for system in systems) == 9
+    assert "soulx-livetalk-tiny" in {system["name"] for system in systems}
     assert "mini-s01" in talkbench("manifest", "show", "mini").stdout
     assert talkbench("manifest", "check", "mini").returncode == 0
     assert "would" not in talkbench("--version").stderr
