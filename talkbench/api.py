@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from talkbench.errors import TalkbenchError
 from talkbench.manifests import load as manifests
-from talkbench.metrics import base, jobs, pool
+from talkbench.metrics import base, cluster, jobs, pool
 from talkbench.metrics.score import Metric
 from talkbench.mini.suite import is_mini
 from talkbench.progress import Progress, Silent
@@ -75,6 +75,7 @@ def score(
     allow_unverified: bool = False,
     device: str = "cpu",
     jobs: int | None = None,
+    ray: str | None = None,
     rerun: jobs.Rerun = "missing",
     progress: Progress | None = None,
 ) -> Summary:
@@ -92,6 +93,8 @@ def score(
         allow_unverified: Accept weight files that no published digest vouches for; their scores are marked.
         device: Where networks run: ``cpu``, ``cuda`` (every GPU), ``cuda:1``.
         jobs: Processes; one per core, or per GPU, by default.
+        ray: Ray cluster whose machines score: ``auto``, ``local`` or ``HOST:PORT``. All must see the run folder, the
+            clips and the weights under the same paths. The device is then ``cpu`` or ``cuda``.
         rerun: ``missing``, ``failed``, ``all`` or ``none``.
         progress: Told about every clip.
 
@@ -102,11 +105,13 @@ def score(
     runners = base.select(list(metrics))
     with_params = {runner.name: _params(runner, (params or {}).get(runner.name)) for runner in runners}
     _refuse_unknown_params(params or {}, list(with_params))
-    devices = pool.devices(device)
+    if ray is not None:
+        cluster.refuse_unknown(ray, device)
+    devices = pool.devices(device) if ray is None else (device,)
     run, sources = _open(given, Path(out) if out is not None else None, suite)
     located = weights.locate(
         sorted({name for runner in runners for name in runner.needs.weights}),
-        weights_dir=Path(weights_dir) if weights_dir else None,
+        weights_dir=Path(weights_dir).absolute() if weights_dir else None,
         allow_unverified=allow_unverified,
         drawn=is_mini(run.suite),
     )
@@ -122,11 +127,12 @@ def score(
         "allow_unverified": allow_unverified,
         "device": device,
         "jobs": jobs,
+        "ray": ray,
         "rerun": rerun,
     }
-    with run.session("score", config, describe(devices[0])):
+    with run.session("score", config, describe(devices[0] if ray is None else "cpu")):
         records = _matching(_index(run, sources, report), items)
-        return _score(run, records, chosen, devices, jobs, rerun, report)
+        return _score(run, records, chosen, devices, jobs, ray, rerun, report)
 
 
 def generate(
@@ -200,10 +206,11 @@ def run(
     device: str = "cpu",
     jobs: int | None = None,
     gpus: int | None = None,
+    ray: str | None = None,
     rerun: jobs.Rerun = "missing",
     progress: Progress | None = None,
 ) -> Summary:
-    """Generate, then score: both stages resume on their own."""
+    """Generate here, then score (over a Ray cluster if given): both stages resume on their own."""
     made = generate(suite, systems, out, weights_dir=weights_dir, jobs=jobs, gpus=gpus, progress=progress)
     scored = score(
         made.run,
@@ -213,6 +220,7 @@ def run(
         allow_unverified=allow_unverified,
         device=device,
         jobs=jobs,
+        ray=ray,
         rerun=rerun,
         progress=progress,
     )
@@ -374,6 +382,7 @@ def _score(
     metrics: tuple[Metric, ...],
     devices: tuple[str, ...],
     num_jobs: int | None,
+    ray: str | None,
     rerun: jobs.Rerun,
     progress: Progress,
 ) -> Summary:
@@ -392,7 +401,7 @@ def _score(
         progress.step(outcome.label, ok=outcome.ok)
 
     progress.start("score", len(left))
-    pool.score_all(run, left, devices, num_workers=num_jobs, on_outcome=note)
+    pool.score_all(run, left, devices, num_workers=num_jobs, ray=ray, on_outcome=note)
     progress.finish()
     why = {metric.name: metric.unavailable for metric in metrics if metric.unavailable is not None}
     return Summary(run.path, len(records), dict(written), reused=len(planned) - len(left), unavailable=why)

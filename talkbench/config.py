@@ -34,6 +34,7 @@ class RunConfig(BaseModel):
     device: str = "cpu"
     gpus: int | None = Field(default=None, ge=0, description="GPUs to generate with; none for every visible one.")
     jobs: int | None = Field(default=None, ge=1, description="Processes; none for one per core.")
+    ray: str | None = Field(default=None, description="Ray cluster to score on: auto, local or HOST:PORT.")
     rerun: Literal["missing", "failed", "all", "none"] = "missing"
 
     def with_overrides(self, **given: Any) -> RunConfig:

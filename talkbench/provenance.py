@@ -65,6 +65,11 @@ def device_name(device: str = "cpu") -> str:
     return str(torch.cuda.get_device_name(device))
 
 
+def host_name() -> str:
+    """Return this machine's name as it may stand in file names."""
+    return re.sub(r"[^A-Za-z0-9.-]", "_", platform.node()) or "localhost"
+
+
 def gpus() -> list[str]:
     """Return one line per NVIDIA GPU (name, memory, driver), empty without one."""
     if not shutil.which("nvidia-smi"):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from talkbench.cli.generate import Gpus, LongSeconds, NumLong, NumShort, Size, suite_of
-from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, Rerun, WeightsDir
+from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, Ray, Rerun, WeightsDir
 
 
 def run(
@@ -27,6 +27,7 @@ def run(
     long_seconds: LongSeconds = None,
     gpus: Gpus = None,
     jobs: Jobs = None,
+    ray: Ray = None,
     rerun: Rerun = None,
     config: Config = None,
     dry_run: Annotated[bool, typer.Option(help="Print what would be made and scored, and stop.")] = False,
@@ -52,6 +53,7 @@ def run(
         device=device,
         gpus=gpus,
         jobs=jobs,
+        ray=ray,
         rerun=rerun,
     )
     if not options.suite or not options.systems or not options.out:
@@ -73,6 +75,7 @@ def run(
         device=options.device,
         jobs=options.jobs,
         gpus=options.gpus,
+        ray=options.ray,
         rerun=options.rerun,
         progress=console.progress(),
     )

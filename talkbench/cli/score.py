@@ -23,6 +23,13 @@ Metrics = Annotated[
 Jobs = Annotated[
     int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core, or per GPU, by default.")
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Score on a Ray cluster: auto, local or HOST:PORT. Its machines must share the run, clips and weights.",
+    ),
+]
 WeightsDir = Annotated[
     Path | None,
     typer.Option(help="Folder with weight files under their official names; else those that `weights fetch` got."),
@@ -56,6 +63,7 @@ def score(
     allow_unverified: AllowUnverified = None,
     device: Device = None,
     jobs: Jobs = None,
+    ray: Ray = None,
     rerun: Rerun = None,
     config: Config = None,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -84,6 +92,7 @@ def score(
         allow_unverified=allow_unverified,
         device=device,
         jobs=jobs,
+        ray=ray,
         rerun=rerun,
     )
     summary = api.score(
@@ -97,6 +106,7 @@ def score(
         allow_unverified=options.allow_unverified,
         device=options.device,
         jobs=options.jobs,
+        ray=options.ray,
         rerun=options.rerun,
         progress=console.progress(),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from talkbench import atomic
 from talkbench.errors import TalkbenchError
 from talkbench.metrics.base import Context
 from talkbench.metrics.score import Metric, Scored, score_clip
+from talkbench.provenance import host_name
 from talkbench.schema import ClipRecord, Problem, ScoreRow, Sidecar, now
 from talkbench.store.rows import RowWriter
 from talkbench.store.run import Run
@@ -136,13 +138,55 @@ def score_job(run: Run, writer: RowWriter, job: Job, context: Context, *, wait: 
         return Outcome(job.label, Counter(row.status for row in rows))
 
 
-def record_crash(writer: RowWriter, job: Job, context: Context, message: str) -> Outcome:
-    """Store rows for a job whose worker process died."""
+class Scorer:
+    """What a worker process keeps from job to job: the run, its part file, its log.
+
+    Args:
+        run_path: The run folder.
+        context: Where networks run.
+    """
+
+    def __init__(self, run_path: Path, context: Context) -> None:
+        log_folder = run_path / "logs"
+        log_folder.mkdir(exist_ok=True)
+        log = log_folder / f"worker-{host_name()}-{os.getpid()}.log"
+        handler = logging.FileHandler(log, delay=True, encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger("talkbench").addHandler(handler)
+        self._run = Run(run_path)
+        self._writer = RowWriter(run_path / "rows")
+        self._context = context
+
+    def score(self, job: Job, *, wait: bool = False) -> Outcome | Exception:
+        """Return what became of a job, or the exception that ends the run: the parent raises it."""
+        try:
+            return score_job(self._run, self._writer, job, self._context, wait=wait)
+        except Exception as error:  # noqa: BLE001 - the parent decides: a full disk ends the run, with its message
+            return error
+
+    def close(self) -> None:
+        """Let the next process have the part."""
+        self._writer.close()
+
+
+def record_crash(run: Run, job: Job, device: str, message: str) -> Outcome:
+    """Store rows for a job whose worker process died.
+
+    Args:
+        run: Where rows go.
+        job: What it was scoring.
+        device: Name of the device it computed on (`provenance.device_name`).
+        message: How it died.
+    """
     rows = []
     for record in job.records:
         problem = Problem(status="failed", reason="worker-died", message=message)
-        rows += score_clip(record.model_copy(update={"problem": problem}), job.metrics, None, context).rows
-    writer.write(rows)
+        rows += score_clip(record.model_copy(update={"problem": problem}), job.metrics, None, Context()).rows
+    writer = RowWriter(run.path / "rows")
+    try:
+        writer.write(row.model_copy(update={"device": device}) for row in rows)
+    finally:
+        writer.close()
     _log.error("%s: %s", job.label, message)
     return Outcome(job.label, Counter(row.status for row in rows))
 

@@ -1,4 +1,4 @@
-"""Processes that score jobs side by side on this machine.
+"""Scoring all jobs: in this process, in processes side by side on this machine, or over a Ray cluster.
 
 Each worker has its own decoder, runners and part file. A worker that dies (out of memory, a crash in native code)
 costs its clip a row with the reason and is replaced. If this process dies, each worker finishes its clip, stores it,
@@ -7,7 +7,6 @@ and leaves.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import re
@@ -20,8 +19,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from talkbench.errors import PrerequisiteError, TalkbenchError
+from talkbench.metrics import cluster
 from talkbench.metrics.base import Context
-from talkbench.metrics.jobs import Job, Outcome, record_crash, score_job
+from talkbench.metrics.jobs import Job, Outcome, Scorer, record_crash, score_job
+from talkbench.provenance import device_name
 from talkbench.store.rows import RowWriter
 from talkbench.store.run import Run
 
@@ -63,6 +64,7 @@ def score_all(
     devices: tuple[str, ...],
     *,
     num_workers: int | None,
+    ray: str | None = None,
     on_outcome: Callable[[Outcome], None],
 ) -> None:
     """Score all jobs; those that another process holds are awaited at the end.
@@ -72,34 +74,39 @@ def score_all(
         jobs: What to do.
         devices: Where networks run; the processes take turns.
         num_workers: Processes; None for one per core, or one per GPU. One works in this process.
+        ray: Address of the Ray cluster whose machines score instead of this one (`cluster.refuse_unknown`).
         on_outcome: Called once per job as it ends.
     """
     busy: list[Job] = []
-    cores = os.cpu_count() or 1
-    number = min(num_workers or (cores if devices == ("cpu",) else len(devices)), len(jobs))
-    threads = max(1, cores // max(1, number))
-    contexts = [Context(devices[index % len(devices)], threads) for index in range(max(1, number))]
-    context = contexts[0]
-    outcomes = _here(run, jobs, context) if number <= 1 else _side_by_side(run, jobs, contexts)
-    for job, outcome in outcomes:
+    for job, outcome in _outcomes(run, jobs, devices, num_workers, ray):
         if outcome.busy:
             busy.append(job)
         else:
             on_outcome(outcome)
-    if busy:
-        writer = RowWriter(run.path / "rows")
-        try:
-            for job in busy:
-                on_outcome(score_job(run, writer, job, context, wait=True))
-        finally:
-            writer.close()
+    # One process waits for the clips of others: they are few, and most are done by then.
+    for _, outcome in _outcomes(run, busy, devices, 1, ray, wait=True):
+        on_outcome(outcome)
 
 
-def _here(run: Run, jobs: list[Job], context: Context) -> Iterator[tuple[Job, Outcome]]:
+def _outcomes(
+    run: Run, jobs: list[Job], devices: tuple[str, ...], num_workers: int | None, ray: str | None, *, wait: bool = False
+) -> Iterator[tuple[Job, Outcome]]:
+    if not jobs:
+        return iter(())
+    if ray is not None:
+        return cluster.outcomes(run, jobs, ray, devices[0], num_workers=num_workers, wait=wait)
+    cores = os.cpu_count() or 1
+    number = min(num_workers or (cores if devices == ("cpu",) else len(devices)), len(jobs))
+    threads = max(1, cores // max(1, number))
+    contexts = [Context(devices[index % len(devices)], threads) for index in range(max(1, number))]
+    return _here(run, jobs, contexts[0], wait=wait) if number <= 1 else _side_by_side(run, jobs, contexts)
+
+
+def _here(run: Run, jobs: list[Job], context: Context, *, wait: bool) -> Iterator[tuple[Job, Outcome]]:
     writer = RowWriter(run.path / "rows")
     try:
         for job in jobs:
-            yield job, score_job(run, writer, job, context)
+            yield job, score_job(run, writer, job, context, wait=wait)
     finally:
         writer.close()
 
@@ -150,36 +157,21 @@ def _hand_over(worker: _Worker, queue: deque[Job]) -> None:
 
 def _bury(run: Run, worker: _Worker, job: Job, context: Context) -> Outcome:
     worker.process.join(timeout=10)
-    writer = RowWriter(run.path / "rows")
-    try:
-        message = f"the worker process died with exit code {worker.process.exitcode} while scoring this clip"
-        return record_crash(writer, job, context, message)
-    finally:
-        writer.close()
+    message = f"the worker process died with exit code {worker.process.exitcode} while scoring this clip"
+    return record_crash(run, job, device_name(context.device), message)
 
 
 def _work(connection: Connection, run_path: Path, context: Context) -> None:
     """Body of a worker: take jobs until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    process = multiprocessing.current_process().pid
-    log_folder = run_path / "logs"
-    log_folder.mkdir(exist_ok=True)
-    handler = logging.FileHandler(log_folder / f"worker-{process}.log", delay=True, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("talkbench").addHandler(handler)
-    run = Run(run_path)
-    writer = RowWriter(run_path / "rows")
+    scorer = Scorer(run_path, context)
     while True:
         try:
             job = connection.recv()
         except (EOFError, ConnectionResetError):
             break
         try:
-            answer: Outcome | Exception = score_job(run, writer, job, context)
-        except Exception as error:  # noqa: BLE001 - the parent decides: a full disk ends the run, with its message
-            answer = error
-        try:
-            connection.send(answer)
+            connection.send(scorer.score(job))
         except (BrokenPipeError, ConnectionResetError):
             break
-    writer.close()
+    scorer.close()

@@ -1,6 +1,7 @@
 """Score rows as JSON Lines parts: many writers without a server, readers that survive any crash.
 
-Each writer owns one part file (a kernel lock that dies with it) and appends all rows of one clip and metric in one
+Each writer owns one part file (a kernel lock that dies with it) under its machine's name (on shared file systems such
+a lock may not reach other machines), and appends all rows of one clip and metric in one
 fsynced write, so a killed process loses at most the clip in flight. A torn last line is ignored by readers and cut off
 by the next writer of that part.
 """
@@ -18,19 +19,20 @@ from pydantic import ValidationError
 from talkbench import migrate
 from talkbench.atomic import AppendFile
 from talkbench.errors import TalkbenchError
+from talkbench.provenance import host_name
 from talkbench.schema import SCHEMA_VERSION, ScoreRow
 
 _log = logging.getLogger(__name__)
 
 
 class RowWriter:
-    """Appends rows to the first part of a run that no living process is writing."""
+    """Appends rows to the first part of this machine in a run that no living process is writing."""
 
     def __init__(self, folder: Path) -> None:
         number = 0
         while True:
             try:
-                self._file = AppendFile(folder / f"part-{number:04d}.jsonl")
+                self._file = AppendFile(folder / f"part-{host_name()}-{number:04d}.jsonl")
                 break
             except BlockingIOError:
                 number += 1

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 from talkbench.media.encode import write_clip
 from talkbench.store.run import Run
 from tests.support import ROOT, make_clip
+
+NO_RAY = find_spec("ray") is None
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +75,24 @@ def test_an_exception_or_nan_costs_that_metric_on_that_clip_only(site: Path, tmp
     assert found["a", "vbench.temporal_flickering"]["status"] == "ok"
 
 
-def test_a_worker_that_dies_becomes_a_row_and_the_others_go_on(site: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        (("-j", "2"), "exit code 9"),
+        pytest.param(("--ray", "local"), "the Ray actor died", marks=pytest.mark.skipif(NO_RAY, reason="no ray here")),
+    ],
+)
+def test_a_worker_that_dies_becomes_a_row_and_the_others_go_on(
+    site: Path, tmp_path: Path, options: tuple[str, str], how: str
+) -> None:
     for number in range(5):
         make_clip(tmp_path / "ours" / f"{number}.mp4", seed=number)
     write_clip(tmp_path / "ours" / "dark.mp4", [np.zeros((64, 64, 3), np.uint8)] * 5)
-    done = talkbench(site, "score", tmp_path / "ours", "--out", tmp_path / "run", "-m", "toy/dies", "-j", "2")
+    done = talkbench(site, "score", tmp_path / "ours", "--out", tmp_path / "run", "-m", "toy/dies", *options)
     assert done.returncode == 3, done.stderr
     found = rows(tmp_path / "run")
     assert found["dark", "toy.dies"]["reason"] == "worker-died"
-    assert "exit code 9" in found["dark", "toy.dies"]["message"]
+    assert how in found["dark", "toy.dies"]["message"]
     assert [found[str(i), "toy.dies"]["value"] for i in range(5)] == [30.0] * 5
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_second_invocation_computes_nothing_and_a_new_metric_only_itself(two_s
 def test_a_torn_last_line_is_repaired_and_its_clip_scored_again(two_systems: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     api.score([two_systems / "ours"], run, metrics=["flicker"], jobs=1)
-    part = run / "rows" / "part-0000.jsonl"
+    (part,) = (run / "rows").glob("part-*.jsonl")
     part.write_bytes(part.read_bytes()[:-40])
     assert len(Run(run).current_rows()) == 3
     again = api.score([two_systems / "ours"], run, metrics=["flicker"], jobs=1)
@@ -156,6 +157,20 @@ def test_the_number_of_processes_and_the_order_of_folders_never_matter(
     values = [{name(r): r["value"] for r in Run(s.run).current_rows()} for s in (one, other)]
     assert values[0] == values[1]
     assert len(values[0]) == 16
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="no ray here: pip install 'talkbench[cluster]'")
+def test_a_ray_cluster_writes_the_rows_that_this_machine_writes(two_systems: Path, tmp_path: Path) -> None:
+    runs = [tmp_path / "a" / "run", tmp_path / "b" / "run"]
+    for run, options in zip(runs, [("-j", "2"), ("--ray", "local")], strict=True):
+        _, told = (process := start(two_systems, run, *options)).communicate(timeout=120)
+        assert process.returncode == 0, told
+    here, there = (
+        {name(r): {k: v for k, v in r.items() if k not in {"seconds", "written_at"}} for r in whole_rows(run)}
+        for run in runs
+    )
+    assert here == there
+    assert len(here) == 16
 
 
 def test_every_invocation_is_recorded_with_its_end(two_systems: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ LAYERS = {
     "manifests": 3, "mini": 3, "store.rows": 3, "store.run": 3, "metrics.series": 3, "metrics.base": 3, "speed": 3,
     "workers": 3, "systems.spec": 3, "data": 3, "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
     "store": 4, "systems": 4, "metrics": 4,
-    "calibrate": 5, "metrics.score": 5, "metrics.jobs": 5, "metrics.pool": 5, "stats": 5, "validity": 5,
+    "calibrate": 5, "metrics.score": 5, "metrics.jobs": 5, "metrics.cluster": 5,
+    "metrics.pool": 5, "stats": 5, "validity": 5,
     "api": 6, "checks": 6, "profiling": 6, "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 PRESENTATION_MAY_USE = ("schema", "store", "stats", "validity", "metrics.base", "metrics.drift", "errors", "atomic",
