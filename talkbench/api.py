@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -411,7 +410,7 @@ def _matching(records: list[ClipRecord], patterns: Sequence[str]) -> list[ClipRe
     """Return the records whose item id matches any pattern; all without patterns."""
     if not patterns:
         return records
-    found = [record for record in records if any(fnmatchcase(record.item, pattern) for pattern in patterns)]
+    found = [record for record in records if manifests.matches(record.item, patterns)]
     if not found:
         known = sorted({record.item for record in records})
         raise TalkbenchError(f"no item matches {', '.join(patterns)}. Items: {', '.join(known[:5])}, ...")

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,11 @@ def check(suite: Suite) -> list[str]:
         if rule.num_items is not None and count != rule.num_items:
             found.append(f"tier {rule.name}: {count} items, {rule.num_items} expected")
     return found
+
+
+def matches(item_id: str, patterns: Sequence[str]) -> bool:
+    """Tell whether an item's id matches a pattern such as ``mini-s*``; without patterns, every id does."""
+    return not patterns or any(fnmatchcase(item_id, pattern) for pattern in patterns)
 
 
 def _from_file(path: Path) -> Suite:

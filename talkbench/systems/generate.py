@@ -11,13 +11,13 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from fnmatch import fnmatchcase
 from multiprocessing import get_context
 from pathlib import Path
 
 from talkbench import atomic
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest, key
+from talkbench.manifests.load import matches
 from talkbench.progress import Progress
 from talkbench.provenance import device_name
 from talkbench.schema import Item, Sidecar, Suite
@@ -39,8 +39,7 @@ def asked_of(system: System, suite: Suite, patterns: Sequence[str] = ()) -> list
     return [
         item
         for item in suite.items or ()
-        if (system.tiers is None or item.tier in system.tiers)
-        and (not patterns or any(fnmatchcase(item.id, pattern) for pattern in patterns))
+        if (system.tiers is None or item.tier in system.tiers) and matches(item.id, patterns)
     ]
 
 
@@ -54,7 +53,7 @@ def plan(suite: Suite, systems: Sequence[System], folder: Path, patterns: Sequen
         raise TalkbenchError(
             f"suite {suite.id} has no frozen item list, so nothing can be generated for it. Try `mini`."
         )
-    if not any(asked_of(system, suite, patterns) for system in systems):
+    if patterns and not any(asked_of(system, suite, patterns) for system in systems):
         known = ", ".join(item.id for item in suite.items[:5])
         raise TalkbenchError(f"no item of {suite.id} matches {', '.join(patterns)}. Items: {known}, ...")
     tasks = [
