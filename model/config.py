@@ -308,6 +308,11 @@ class Recipe:
         return self.stream.height // self.vae.spatial_stride, self.stream.width // self.vae.spatial_stride
 
     @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape of a clip's latents, `[16, T, h, w]`."""
+        return (self.dit.out_channels, self.latent_frames, *self.latent_size)
+
+    @property
     def tokens_per_frame(self) -> int:
         """DiT tokens per latent frame (S)."""
         rows, columns = self.latent_size

@@ -77,9 +77,8 @@ class _Chunk:
     def __init__(self, model: Model, num_gpus: int) -> None:
         recipe, audio, self.model = model.recipe, model.recipe.dit.audio, model
         self.conditions = model.condition(model.prepare(picture_of(recipe)), recipe.stream.prompt)
-        shape = (recipe.dit.out_channels, recipe.latent_frames, *recipe.latent_size)
         generator = torch.Generator(model.device).manual_seed(0)
-        self.noises = flow.draw_noise(shape, recipe.sampler.num_steps, model.dit.dtype, generator)
+        self.noises = flow.draw_noise(recipe.latent_shape, recipe.sampler.num_steps, model.dit.dtype, generator)
         self.windows_PFWLC = torch.zeros(
             1, recipe.stream.clip_frames, audio.window, audio.num_layers, audio.channels, device=model.device
         )

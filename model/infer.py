@@ -35,7 +35,7 @@ from talkbench.media import audio as sound
 
 from .config import Recipe
 from .live import Background, LiveWriter, Samples
-from .parallel.mesh import local_device
+from .parallel.mesh import launched, local_device
 from .pipeline import build
 from .recipes import RECIPES, recipe, spread
 from .stream import Piece, Stream
@@ -127,8 +127,8 @@ def _configured(name: str, size: str | None, attention: str, vae: Literal["exact
             if match is None:
                 raise TalkbenchError(f"--size {size!r}: expected HEIGHTxWIDTH, such as 720x416.")
             wanted = replace(wanted, stream=replace(wanted.stream, height=int(match[1]), width=int(match[2])))
-        if "WORLD_SIZE" in os.environ:  # torchrun says how many there are
-            wanted = spread(wanted, int(os.environ["WORLD_SIZE"]))
+        if (num_processes := launched()) is not None:
+            wanted = spread(wanted, num_processes)
         compute = replace(wanted.compute, attention=attention)
         return replace(wanted, compute=compute, parallel=replace(wanted.parallel, vae=vae))
     except ValueError as error:
@@ -167,12 +167,7 @@ def _from_stdin() -> Iterator[Samples]:
 def _run(stream: Stream, blocks: Iterator[Samples], target: Path | None, *, quiet: bool) -> Outcome:
     """Push sound and write what comes of it; every process of a parallel run computes, one writes."""
     if quiet:
-        for block in blocks:
-            stream.push(block)
-            for _ in stream:
-                pass
-        stream.finish()
-        for _ in stream:
+        for _ in stream.play(blocks):
             pass
         return Outcome()
     config, outcome = stream.config, Outcome()
@@ -195,18 +190,9 @@ def _run(stream: Stream, blocks: Iterator[Samples], target: Path | None, *, quie
     try:
         with _bar() as bar, Background(write) as background:
             task = bar.add_task("frames", total=None)
-
-            def deliver() -> None:
-                for piece in stream:
-                    background(piece, heard.take(piece.num_frames))
-                    bar.update(task, completed=piece.first_frame + piece.num_frames, total=stream.num_frames)
-
-            for block in blocks:
-                heard.add(block)
-                stream.push(block)
-                deliver()
-            stream.finish()
-            deliver()
+            for piece in stream.play(heard.noting(blocks)):
+                background(piece, heard.take(piece.num_frames))
+                bar.update(task, completed=piece.first_frame + piece.num_frames, total=stream.num_frames)
     except BaseException:
         writer.abandon()
         if writer.partial is not None and outcome.num_frames:
@@ -228,8 +214,10 @@ class _Heard:
         self._per_frame = samples_per_frame
         self._samples_N = np.zeros(0, np.float32)
 
-    def add(self, block_N: Samples) -> None:
-        self._samples_N = np.concatenate((self._samples_N, block_N))
+    def noting(self, blocks: Iterator[Samples]) -> Iterator[Samples]:
+        for block_N in blocks:
+            self._samples_N = np.concatenate((self._samples_N, block_N))
+            yield block_N
 
     def take(self, num_frames: int) -> Samples:
         count = num_frames * self._per_frame

@@ -17,18 +17,14 @@ from typing import Generic, Self, TypeVarTuple
 import av
 import numpy as np
 import numpy.typing as npt
-from av.audio.frame import AudioFrame
 from av.container import OutputContainer
-from av.video.frame import VideoFrame
 
-from talkbench.media.encode import REPEATABLE
+from talkbench.media.tracks import PictureTrack, SoundTrack
 
 Frames = npt.NDArray[np.uint8]
 Samples = npt.NDArray[np.float32]
 Arguments = TypeVarTuple("Arguments")
 
-_BT709, _LIMITED = 1, 1
-_AUDIO_FRAME = 1024
 _MAX_WAITING = 2
 
 
@@ -59,50 +55,25 @@ class LiveWriter:
         fragment_frames: int,
     ) -> None:
         self._target = target
-        self._frame_rate, self._audio_rate_hz = frame_rate, audio_rate_hz
         self.partial = None if target is None else target.with_name(f".{target.stem}.partial.mp4")
         self._container = _open(self.partial)
         tune = {"tune": "zerolatency"} if target is None else {}
-        options = {"crf": "18", "preset": "veryfast", "bf": "0", "x264-params": REPEATABLE, **tune}
-        self._video = self._container.add_stream("libx264", rate=frame_rate, options=options)
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        context = self._video.codec_context
-        context.gop_size = fragment_frames
-        context.colorspace = context.color_primaries = context.color_trc = _BT709
-        context.color_range = _LIMITED
-        self._audio = self._container.add_stream("aac", rate=audio_rate_hz, layout="mono")
-        self._rest_N = np.zeros(0, np.float32)
-        self._num_samples = 0
-        self.num_frames = 0
+        options = {"crf": "18", "preset": "veryfast", "bf": "0", "g": str(fragment_frames), **tune}
+        self._picture = PictureTrack(
+            self._container, width=width, height=height, frame_rate=frame_rate, options=options
+        )
+        self._sound = SoundTrack(self._container, audio_rate_hz)
 
     def write(self, frames_FHWC: Frames, samples_N: Samples) -> None:
-        """Append frames and the sound that belongs to them."""
+        """Append frames and the sound that belongs to them; what is louder than 1 is cut off."""
         for frame_HWC in frames_FHWC:
-            frame = VideoFrame.from_ndarray(frame_HWC, format="rgb24").reformat(
-                format="yuv420p", dst_colorspace=_BT709, src_color_range=2, dst_color_range=_LIMITED
-            )
-            frame.pts, frame.time_base = self.num_frames, 1 / self._frame_rate
-            self._container.mux(self._video.encode(frame))
-            self.num_frames += 1
-        self._rest_N = np.concatenate((self._rest_N, samples_N))
-        whole = self._rest_N.size // _AUDIO_FRAME * _AUDIO_FRAME
-        self._write_sound(self._rest_N[:whole])
-        self._rest_N = self._rest_N[whole:]
-
-    def _write_sound(self, samples_N: Samples) -> None:
-        for start in range(0, samples_N.size, _AUDIO_FRAME):
-            block = np.clip(samples_N[start : start + _AUDIO_FRAME], -1, 1)
-            frame = AudioFrame.from_ndarray(block[None], format="fltp", layout="mono")
-            frame.sample_rate, frame.time_base = self._audio_rate_hz, Fraction(1, self._audio_rate_hz)
-            frame.pts = self._num_samples
-            self._container.mux(self._audio.encode(frame))
-            self._num_samples += block.size
+            self._picture.write(frame_HWC)
+        self._sound.write(np.clip(samples_N, -1, 1))
 
     def close(self) -> None:
         """Finish: what is written becomes the target."""
-        self._write_sound(self._rest_N)
-        self._container.mux(self._video.encode(None))
-        self._container.mux(self._audio.encode(None))
+        self._picture.finish()
+        self._sound.finish()
         self._container.close()
         if self._target is not None and self.partial is not None:
             _settle(self.partial, self._target)

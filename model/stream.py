@@ -21,7 +21,7 @@ Source: SoulX-FlashTalk, `flash_talk/src/pipeline/flash_talk_pipeline.py`, `flas
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -192,6 +192,14 @@ class Stream:
         while (samples_N := self._next_samples()) is not None:
             yield from self._pieces(samples_N)
 
+    def play(self, blocks: Iterable[Samples]) -> Iterator[Piece]:
+        """Push all of a sound and finish; yield frames as soon as there is sound for them."""
+        for block in blocks:
+            self.push(block)
+            yield from self
+        self.finish()
+        yield from self
+
     @property
     def _num_pending(self) -> int:
         return sum(block.size for block in self._pending)
@@ -262,8 +270,8 @@ class Stream:
 
     def _sample(self, windows_PFWLC: Tensor, motion_CThw: Tensor) -> Tensor:
         model = self.model
-        shape = (model.recipe.dit.out_channels, model.recipe.latent_frames, *model.recipe.latent_size)
-        noises = flow.draw_noise(shape, model.recipe.sampler.num_steps, model.dit.dtype, self._generator)
+        recipe = model.recipe
+        noises = flow.draw_noise(recipe.latent_shape, recipe.sampler.num_steps, model.dit.dtype, self._generator)
         return model.sample(noises, motion_CThw, self._conditions, windows_PFWLC, self._section)
 
     def _piece(self, video_CFHW: Tensor, start: int, chunk: int, finite: Tensor) -> Piece | None:

@@ -9,7 +9,7 @@ Legend: F frames, H W pixels, C channels, N samples.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from talkbench.media.encode import ClipWriter
 from talkbench.provenance import device_name, package_versions
 
 from .live import Background, Frames, Samples
-from .parallel.mesh import local_device
+from .parallel.mesh import launched, local_device
 from .pipeline import Model, build
 from .recipes import RECIPES, recipe, spread
 from .stream import Piece, Stream
@@ -42,7 +42,7 @@ def main() -> None:
     from talkbench_shim import serve
 
     options = _arguments()
-    wanted = spread(recipe(options.recipe), _num_processes())
+    wanted = spread(recipe(options.recipe), launched() or 1)
     model = build(wanted, options.weights_dir, device=local_device(options.device))
     others = _Others() if wanted.parallel.num_processes > 1 else None
     if others is not None and dist.get_rank():
@@ -81,20 +81,11 @@ def make_clip(model: Model, job: Job, report: Report | None) -> dict[str, Any]:
     with Image.open(job.image) as picture:
         stream = Stream(model, picture.convert("RGB"), prompt=job.prompt, seed=job.seed)
     if report is None:
-        for _ in _pieces(stream, audio_N):
+        for _ in stream.play([audio_N]):
             pass
     else:
         _write(stream, audio_N, Path(job.output), report)
     return {"prompt": stream.prompt, "seed": stream.seed, "size": f"{stream.config.width}x{stream.config.height}"}
-
-
-def _pieces(stream: Stream, audio_N: Samples) -> Iterator[Piece]:
-    step = stream.config.samples_per_chunk
-    for start in range(0, audio_N.size, step):
-        stream.push(audio_N[start : start + step])
-        yield from stream
-    stream.finish()
-    yield from stream
 
 
 def _write(stream: Stream, audio_N: Samples, path: Path, report: Report) -> None:
@@ -114,7 +105,7 @@ def _write(stream: Stream, audio_N: Samples, path: Path, report: Report) -> None
                 writer.write(frame_HWC)
 
         with Background(encode) as encoder, Background(_arrival(encoder, report)) as arrive:
-            for piece in _pieces(stream, audio_N):
+            for piece in stream.play([audio_N]):
                 arrive(piece)
 
 
@@ -164,12 +155,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--weights-dir", type=Path)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     return parser.parse_args()
-
-
-def _num_processes() -> int:
-    import os
-
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 if __name__ == "__main__":

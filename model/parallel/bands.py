@@ -29,6 +29,7 @@ from talkbench.errors import TalkbenchError
 
 from ..vae import VAE, default_groups
 from ..vae_primitives import Borders, join
+from .sequence import shard_sizes
 
 
 class Bands(Borders):
@@ -53,7 +54,7 @@ class Bands(Borders):
             )
         self._dim = -2 if rows >= columns else -1
         self.padding = (0, 1) if rows >= columns else (1, 0)
-        self.sizes = [length // self.num_ranks + (rank < length % self.num_ranks) for rank in range(self.num_ranks)]
+        self.sizes = shard_sizes(length, self.num_ranks)
 
     def cut(self, x_BCFHW: Tensor) -> Tensor:
         """Return this process's band of a whole video or latent."""

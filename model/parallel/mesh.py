@@ -67,6 +67,12 @@ class Mesh:
         return range(ring_rank * self.ulysses, (ring_rank + 1) * self.ulysses)
 
 
+def launched() -> int | None:
+    """Return how many processes torchrun started; None if it started none."""
+    count = os.environ.get("WORLD_SIZE")
+    return None if count is None else int(count)
+
+
 def local_device(device_type: str) -> torch.device:
     """Return this process's device: GPU number `LOCAL_RANK`, or the CPU.
 
@@ -91,7 +97,7 @@ def check_degrees(parallel: ParallelConfig, num_heads: int) -> None:
         TalkbenchError: Naming both numbers and the command that fits.
     """
     ulysses, ring, expected = parallel.ulysses, parallel.ring, parallel.num_processes
-    started = dist.get_world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+    started = dist.get_world_size() if dist.is_initialized() else launched() or 1
     if min(ulysses, ring) < 1:
         raise TalkbenchError(f"parallel degrees are ulysses {ulysses} and ring {ring}; both must be at least 1.")
     if started != expected:

@@ -111,6 +111,14 @@ def show(title: str, lines: list[dict[str, object]], console: Console) -> None:
     console.print(table)
 
 
+def save(results: dict[str, object], prefix: str, console: Console) -> None:
+    """Write results to bench-results/<prefix><date>.json."""
+    path = ROOT / "bench-results" / f"{prefix}{datetime.now(UTC):%Y-%m-%dT%H%M}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    console.print(f"written: {path.relative_to(ROOT)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", default="10,60,600", help="lengths of the flicker clips")
@@ -125,10 +133,7 @@ def main() -> None:
         ):
             results[title] = part(Path(name))
             show(title, results[title], console)  # type: ignore[arg-type]
-    path = ROOT / "bench-results" / f"{datetime.now(UTC):%Y-%m-%dT%H%M}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    console.print(f"written: {path.relative_to(ROOT)}")
+    save(results, "", console)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,10 +27,9 @@ from rich.console import Console
 from talkbench.calibrate.environment import interpreter, oracles_folder
 from talkbench.progress import Logged
 from talkbench.provenance import describe
-from tests.bench.__main__ import measure, show
+from tests.bench.__main__ import measure, save, show
 from tests.fitted_s3fd import write_weights as write_sync_weights
 from tests.random_weights import write as write_random_weights
-from tests.support import ROOT
 
 GIGA_PER_FRAME = {"subject": 61.8, "background": 8.7, "smoothness": 67.7 / 2, "sync": 11.7 + 3.6}
 """Operations per frame of 720x416, 10^9 (a multiplication and an addition are two)."""
@@ -144,16 +142,13 @@ def main() -> None:
             measure("make-face-clip", clip, seconds)
             lines.append(line("all", clip, seconds, weights, "fp32"))
     show("Network metrics against the official packages", lines, console)
-    result = {
+    result: dict[str, object] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "provenance": describe(),
         "matrix_gigaoperations_per_second": rate,
         "lines": lines,
     }
-    path = ROOT / "bench-results" / f"metrics-{datetime.now(UTC):%Y-%m-%dT%H%M}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    console.print(f"written: {path.relative_to(ROOT)} ({time.strftime('%H:%M')})")
+    save(result, "metrics-", console)
 
 
 if __name__ == "__main__":

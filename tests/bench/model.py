@@ -8,7 +8,6 @@ compared is code, not hardware. Every ratio is the median over alternating repea
 
 from __future__ import annotations
 
-import json
 import resource
 import statistics
 import tempfile
@@ -37,9 +36,8 @@ from model.recipes import recipe
 from model.stream import Stream
 from model.vae import VAE
 from talkbench.provenance import describe
-from tests.bench.__main__ import show
+from tests.bench.__main__ import save, show
 from tests.plain import dit as plain
-from tests.support import ROOT
 from tests.unit.model.parity import sizes_of
 from tests.unit.model.processes import run
 
@@ -217,10 +215,7 @@ def main() -> None:
         ):
             results[title] = part()
             show(title, results[title], console)  # type: ignore[arg-type]
-    path = ROOT / "bench-results" / f"model-{datetime.now(UTC):%Y-%m-%dT%H%M}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    console.print(f"written: {path.relative_to(ROOT)}")
+    save(results, "model-", console)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from talkbench.errors import Unscorable
-from talkbench.media import audio, encode
+from talkbench.media import audio, encode, tracks
 from talkbench.media.probe import probe
 from tests.support import RATE_HZ, make_clip, make_raw, moving_square, tone
 from tests.unit.media.test_decode import pixels
@@ -95,7 +95,7 @@ def test_the_processors_own_instructions_never_change_a_byte(tmp_path: Path, mon
     """Nor does what they read beyond a row, which differs too rarely for the test above to see."""
     written = make_clip(tmp_path / "x.mp4").read_bytes()
     assert b" threads=1 " in written
-    monkeypatch.setattr(encode, "REPEATABLE", f"{encode.REPEATABLE}:asm=0")
+    monkeypatch.setattr(tracks, "REPEATABLE", f"{tracks.REPEATABLE}:asm=0")
     assert make_clip(tmp_path / "plain.mp4").read_bytes() == written
 
 
