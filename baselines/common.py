@@ -46,6 +46,12 @@ _COMPARED_SECONDS = 30
 _HOP = 160
 """Samples (10 ms at 16 kHz) per value of the loudness curves that are compared: finer than a frame."""
 _MAX_LAG = 100
+_SAME_SOUND = 0.8
+_SAME_TIME_SECONDS = 0.04
+_SAME_LEVEL_DB = 1.0
+"""Likeness from which, and shift and gain up to which, the system's own sound track is the benchmark's."""
+EVENTS = ("spawn", "import_end", "load_end", "cond_end", "first_frames", "gen_end", "encode_end", "exit")
+"""What the host keeps with the clip's timing; markers may have other names, which are kept in the details only."""
 
 ERRORS: Errors = (
     ("oom-gpu", r"CUDA out of memory|OutOfMemoryError|CUBLAS_STATUS_ALLOC_FAILED"),
@@ -59,7 +65,8 @@ ERRORS: Errors = (
     ("ffmpeg", r"ffmpeg.*(not found|[Ee]rror|failed)|Error (opening|writing|muxing)"),
 )
 """Kinds of failure and what systems print then, the first that matches. Kinds without a text are raised here:
-`no-output`, `several-outputs`, `unreadable`, `wrong-size`, `too-few-frames`, `killed`, `exit`, `refused`."""
+`no-output`, `several-outputs`, `unreadable`, `wrong-size`, `too-few-frames`, `killed`, `exit`, `refused`; all of them
+are explained in `talkbench/workers/faults.py`."""
 
 
 class AttemptFailedError(Exception):
@@ -76,6 +83,21 @@ class Places(NamedTuple):
     system: str
 
 
+class Cycles(NamedTuple):
+    """How a system's own output tells of the frames it makes.
+
+    Attributes:
+        begins: Regular expression of the line that it prints when a cycle begins; the one before is over then, and its
+            frames are on the host.
+        first_frames: New frames of the first cycle.
+        later_frames: New frames of every later one. The last one may have fewer, and nothing tells of its end.
+    """
+
+    begins: str
+    first_frames: int
+    later_frames: int
+
+
 class Plan(NamedTuple):
     """One attempt.
 
@@ -90,7 +112,9 @@ class Plan(NamedTuple):
         size: Width and height that it must have, if known.
         lead_frames: Frames at its start that are not the benchmark's.
         spare_frames: How many frames too many are left as they are; more are cut off.
-        markers: Event -> regular expression of the line that tells of it.
+        markers: Event (see `EVENTS`) -> regular expression of the first line that tells of it. One that nothing is
+            known to tell of is left out, and what needs it has no value then.
+        cycles: How its cycles can be seen, if they can.
         errors: Kinds of failure of this system, looked for before the common ones.
         settings: Choices made here that are not in the command line.
     """
@@ -106,6 +130,7 @@ class Plan(NamedTuple):
     lead_frames: int = 0
     spare_frames: int = 4
     markers: dict[str, str] = {}
+    cycles: Cycles | None = None
     errors: Errors = ()
     settings: dict[str, Any] = {}
 
@@ -135,7 +160,7 @@ def main(build: Callable[[Any, Places], Plan], packages: Sequence[str]) -> None:
         device=_device(),
         num_devices=max(1, given.gpus),
         versions=_versions(packages),
-        details={"mode": "cli", "encode_policy": "native", "audio": "benchmark"},
+        details={"mode": "cli"},
     )
 
 
@@ -155,6 +180,7 @@ def make(plan: Plan, job: Any, places: Places, report: Any) -> dict[str, Any]:
     facts = probe(native)
     if facts["sound"]:
         facts.update(compare_sound(native, job.audio))
+    report.generated(facts["frames"])
     clip = _finish(plan, job, native, facts)
     return {
         "argv": plan.argv,
@@ -253,7 +279,7 @@ def probe(video: Path) -> dict[str, Any]:
 def compare_sound(clip: Path, audio: str) -> dict[str, Any]:
     """Return by how many seconds the sound of a clip comes late, and how much louder it is in dB; None if unknown."""
     # It is the proof of a lead, or of a levelling, that the clip's own sound track no longer shows.
-    nothing = {"sound_late_seconds": None, "sound_gain_db": None}
+    nothing = {"sound_likeness": None, "sound_late_seconds": None, "sound_gain_db": None}
     raw = subprocess.run(
         ["ffmpeg", "-v", "error", "-nostdin", "-i", str(clip), "-t", str(_COMPARED_SECONDS), "-vn", "-ac", "1",
          "-ar", "16000", "-f", "s16le", "-"],
@@ -270,6 +296,7 @@ def compare_sound(clip: Path, audio: str) -> dict[str, Any]:
     if not power or not all(power):
         return nothing
     return {
+        "sound_likeness": round(_likeness(given, found, lag), 3),
         "sound_late_seconds": round(lag * _HOP / 16000, 3),
         "sound_gain_db": round(10 * math.log10(power[1] / power[0]), 2),
     }
@@ -304,7 +331,8 @@ class _Attempt:
         self._report = report
         self._token = secrets.token_hex(16)
         self._lines = deque(maxlen=_KEPT_LINES)  # type: ignore[var-annotated]
-        self._begun = b""
+        self._begun, self._begun_told = b"", False
+        self._num_cycles = 0
         self._events: dict[str, float] = {}
         self._noted = self._began = time.monotonic()
 
@@ -325,8 +353,10 @@ class _Attempt:
                 self._plan.argv, cwd=str(self._work), env=environment, stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0,
             )  # fmt: skip
+            self._tell("spawn")
             self._follow(process)
             code = process.wait()
+            self._tell("exit")
         except OSError as error:
             raise AttemptFailedError(f"exit: cannot start {self._plan.argv[0]}: {error.strerror}") from error
         finally:
@@ -353,20 +383,45 @@ class _Attempt:
         process.stdout.close()
 
     def _read(self, data: bytes) -> None:
+        """Look at what it prints as it comes: a progress bar ends its line when the next one begins."""
         *lines, rest = re.split(rb"[\r\n]+", self._begun + data)
-        self._begun = rest[-4096:]
-        now = time.monotonic()
+        told = self._begun_told
         for line in lines:
-            text = line[:500].decode("utf-8", "replace").strip()
-            if not text:
-                continue
-            self._lines.append(text)
-            for event, pattern in self._plan.markers.items():
-                if event not in self._events and re.search(pattern, text):
-                    self._events[event] = round(now - self._began, 3)
+            text = _text(line)
+            if text:
+                self._lines.append(text)
+                told = told or self._look(text)
+            told = False
+        self._begun, self._begun_told = rest[-4096:], told or self._look(_text(rest))
+        now = time.monotonic()
         if now - self._noted > _NOTE_SECONDS:
             self._noted = now
             self._report.note(self._lines[-1] if self._lines else "it prints")
+
+    def _look(self, text: str) -> bool:
+        """Pass on what a line tells of; return whether it does."""
+        found = [event for event, pattern in self._plan.markers.items() if re.search(pattern, text)]
+        for event in found:
+            self._tell(event)
+        cycles = self._plan.cycles
+        if cycles is None or not re.search(cycles.begins, text):
+            return bool(found)
+        self._num_cycles += 1
+        if self._num_cycles > 1:
+            self._report.cycle(cycles.first_frames if self._num_cycles == 2 else cycles.later_frames)
+        return True
+
+    def _tell(self, event: str) -> None:
+        """Note an event, the first time."""
+        if event in self._events:
+            return
+        self._events[event] = round(time.monotonic() - self._began, 3)
+        if event in EVENTS:
+            self._report.mark(event)
+
+
+def _text(line: bytes) -> str:
+    return line[:500].decode("utf-8", "replace").strip()
 
 
 def explain(lines: Sequence[str], code: int, errors: Errors) -> str:
@@ -407,7 +462,10 @@ def _only(plan: Plan, scratch: Path) -> Path:
 
 
 def _finish(plan: Plan, job: Any, native: Path, facts: dict[str, Any]) -> dict[str, Any]:
-    """Write the clip: the system's frames, cut where they are not the benchmark's, with the benchmark's own sound."""
+    """Write the clip: the system's own file, as far as picture and sound of it are the benchmark's.
+
+    Frames that are not are cut off, which takes a second encoding; sound that is not the benchmark's gives way to it.
+    """
     if plan.size is not None and tuple(facts["size"]) != tuple(plan.size):
         raise AttemptFailedError("wrong-size: {}x{}, {}x{} asked for".format(*facts["size"], *plan.size))
     expected = num_frames(job.audio_seconds)
@@ -415,21 +473,35 @@ def _finish(plan: Plan, job: Any, native: Path, facts: dict[str, Any]) -> dict[s
     if expected + surplus < 1:
         raise AttemptFailedError("too-few-frames: {}".format(facts["frames"]))
     cut = plan.lead_frames > 0 or surplus > plan.spare_frames
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", str(native), "-i", job.audio, "-map", "0:v:0",
-               "-map", "1:a:0"]  # fmt: skip
-    if cut:
-        end = plan.lead_frames + expected if surplus > plan.spare_frames else facts["frames"]
-        window = f"trim=start_frame={plan.lead_frames}:end_frame={end},setpts=PTS-STARTPTS"
-        command += ["-vf", window, "-c:v", "libx264", "-crf", "10", "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+    own = not cut and native.suffix == ".mp4" and _has_the_sound(facts)
+    if own:
+        shutil.copyfile(str(native), job.output)
     else:
-        command += ["-c:v", "copy"]
-    _tool([*command, "-c:a", "aac", "-b:a", "128k", "-movflags", "+faststart", job.output], native.parent)
+        end = plan.lead_frames + expected if surplus > plan.spare_frames else facts["frames"]
+        # What is encoded again afterwards loses nothing here.
+        crf = "0" if job.encode == "tap" else "10"
+        window = f"trim=start_frame={plan.lead_frames}:end_frame={end},setpts=PTS-STARTPTS"
+        again = ["-vf", window, "-c:v", "libx264", "-crf", crf, "-preset", "veryfast", "-pix_fmt", "yuv420p"]
+        command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-i", str(native), "-i", job.audio, "-map", "0:v:0",
+                   "-map", "1:a:0", *(again if cut else ["-c:v", "copy"])]  # fmt: skip
+        _tool([*command, "-c:a", "aac", "-b:a", "128k", "-movflags", "+faststart", job.output], native.parent)
     return {
         "lead_frames_cut": plan.lead_frames,
         "frames_minus_expected": surplus,
         "encoded_again": cut,
-        "sound": "the benchmark's, encoded as AAC",
+        "sound": "native" if own else "benchmark",
     }
+
+
+def _has_the_sound(facts: dict[str, Any]) -> bool:
+    """Tell whether the system's own sound track is the benchmark's sound, in its place and as loud."""
+    likeness = facts.get("sound_likeness")
+    return (
+        likeness is not None
+        and likeness >= _SAME_SOUND
+        and abs(facts["sound_late_seconds"]) <= _SAME_TIME_SECONDS
+        and abs(facts["sound_gain_db"]) <= _SAME_LEVEL_DB
+    )
 
 
 def _tool(command: list[str], folder: Path) -> str:

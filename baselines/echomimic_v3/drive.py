@@ -17,6 +17,7 @@ def main() -> None:
     sys.path.insert(0, str(Path.cwd()))
     import infer_preview
 
+    sys.stderr.write("talkbench: import_end\n")
     config = infer_preview.Config()
     unknown = sorted(name for name in wanted if not hasattr(config, name))
     if unknown:

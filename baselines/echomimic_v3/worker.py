@@ -37,6 +37,9 @@ def preview(job, places):
         files={"config.json": json.dumps(config, indent=1), f"in/prompts/{name}.txt": job.prompt, "made/.keep": ""},
         copies={f"in/imgs/{name}.png": job.image, f"in/audios/{name}.wav": job.audio},
         output=f"made/*/{name}_audio.mp4",
+        # One progress bar per window of 113 frames, of which 8 were in the one before.
+        markers={"import_end": r"^talkbench: import_end", "cond_end": r"\b0/25 \["},
+        cycles=common.Cycles(r"\b0/25 \[", first_frames=113, later_frames=105),
         settings={
             "seed": job.seed,
             "face_box": "its own (RetinaFace)",
@@ -69,6 +72,7 @@ def flash(job, places):
         copies={name + ".png": job.image},
         files={"made/.keep": ""},
         output=f"made/{name}_output.mp4",
+        markers={"cond_end": r"\b0/8 \["},
         settings={"teacache": "on, for good", "colour_transfer": "its default: every frame to the first"},
     )  # fmt: skip
 

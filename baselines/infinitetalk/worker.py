@@ -23,7 +23,7 @@ def build(job, places):
     folder, lora, steps = LORAS[places.system]
     seconds = max(job.audio_seconds, SHORTEST_SECONDS)
     short = seconds > job.audio_seconds
-    name = common.stem(job)
+    name, bar = common.stem(job), rf"\b0/{steps} \["
     image, audio = (common.path(job.scratch, name + suffix) for suffix in (".png", ".wav"))
     asked = {"prompt": job.prompt, "cond_video": image, "cond_audio": {"person1": audio}}
     if places.gpus == 1:
@@ -54,10 +54,13 @@ def build(job, places):
         output=f"made/{name}.mp4",
         spare_frames=1,
         markers={
-            "loading": r"Creating infinitetalk pipeline",
-            "generating": r"Generating video",
-            "saved": r"Saving generated video",
+            "import_end": r"Creating infinitetalk pipeline",
+            "load_end": r"Generating video",
+            "cond_end": bar,
+            "encode_end": r"Saving generated video",
         },
+        # One progress bar per window of 81 frames, of which 9 were in the one before.
+        cycles=common.Cycles(bar, first_frames=81, later_frames=72),
         errors=(("audio-too-short", r"[Aa]udio.*(too short|exceed|longer)|AssertionError.*audio"),),
         settings={"lora": lora, "steps": steps, "padded_to_seconds": seconds if short else None},
     )  # fmt: skip

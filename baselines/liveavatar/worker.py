@@ -40,7 +40,11 @@ def build(job, places):
         files={"made/.keep": ""},
         output=f"made/{common.stem(job)}.mp4",
         spare_frames=3,
-        markers={"prepared": r"complete prepare conditional inputs", "generated": r"denoising video done"},
+        # One GPU decodes after that line, five decode beside the network, at most a block behind it.
+        markers={
+            "cond_end": r"complete prepare conditional inputs",
+            "denoised" if places.gpus == 1 else "gen_end": r"denoising video done",
+        },
         settings={"ENABLE_COMPILE": "false", "area": "720*400", "lead": "lips may be 3 frames ahead; not corrected"},
     )  # fmt: skip
 

@@ -13,6 +13,13 @@ LEAD_SECONDS, LEAD_FRAMES = "0.32", 9
 """It puts silence before the sound and a frame before the picture: 0.32 s and 1/25 s are nine whole frames."""
 
 
+CHUNK = r"^\[\d+/\d+\]"
+"""Printed when a chunk begins."""
+CHUNK_FRAMES = {(400, 720): (105, 92), (720, 400): (105, 92), (720, 720): (57, 44)}
+"""Frames of the first chunk and new frames of later ones at each size, for 30000 tokens and 13 frames of overlap:
+derived, not measured."""
+
+
 def build(job, places):
     """Return how the clip of a job is made."""
     for text in (job.prompt, job.scratch):
@@ -22,6 +29,7 @@ def build(job, places):
         f"its shell commands are not quoted: {job.scratch} must hold letters, digits and ._- only",
     )
     name = common.stem(job)
+    size = common.nearest(common.picture_size(job.image), tuple(CHUNK_FRAMES))
     image, audio = (common.path(job.scratch, name + suffix) for suffix in (".png", ".wav"))
     choices = {
         "sp_size": places.gpus, "num_steps": 50, "guidance_scale": 4.5, "overlap_frame": 13, "max_tokens": 30000,
@@ -43,7 +51,8 @@ def build(job, places):
         output="work/demo_out/*/res_*/result_*_wav.mp4",
         lead_frames=LEAD_FRAMES,
         spare_frames=1,
-        markers={"first_chunk": r"^\[1/\d+\]|^\[0/\d+\]"},
+        markers={"cond_end": CHUNK},
+        cycles=common.Cycles(CHUNK, *CHUNK_FRAMES[size]),
         settings={"silence_duration_s": LEAD_SECONDS},
     )  # fmt: skip
 

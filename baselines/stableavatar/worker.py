@@ -45,6 +45,7 @@ def build(job, places):
         files={"made/.keep": ""},
         output="made/video_without_audio.mp4",
         size=size,
+        markers={"cond_end": r"\b0/50 \["},
         errors=(("oom-gpu", r"CUDA out of memory.*(decode|vae)"),),
         settings={"padded_to_seconds": SHORTEST_SECONDS if short else None, "reference": "cropped to the output"},
     )  # fmt: skip

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import venv
 from importlib.resources import files
 from pathlib import Path
 
-from talkbench import atomic
 from talkbench.config import cache_folder
 from talkbench.errors import PrerequisiteError
-from talkbench.ids import sha256_file
 from talkbench.progress import Progress
+from talkbench.workers import envs
+from talkbench.workers.envs import Recipe
 
 TORCH = "torch==2.13.0"
 """Installed first and with its dependencies, since which build it is depends on the machine."""
@@ -21,6 +20,19 @@ TORCH = "torch==2.13.0"
 def oracles_folder() -> Path:
     """Return where the scripts and lock files of the official packages lie."""
     return Path(str(files("talkbench.calibrate"))) / "oracles"
+
+
+def recipe(oracle: str) -> Recipe:
+    """Return how the environment of an official package is made."""
+    return Recipe(
+        name=f"calibrate-{oracle}",
+        folder=cache_folder() / "envs" / f"calibrate-{oracle}",
+        python="3.11",
+        lock=oracles_folder() / f"{oracle}.lock",
+        about_gigabytes=6,
+        first=(TORCH,),
+        imports=("torch",),
+    )
 
 
 def interpreter(oracle: str, given: Path | None, progress: Progress) -> Path:
@@ -38,26 +50,15 @@ def interpreter(oracle: str, given: Path | None, progress: Progress) -> Path:
         if not given.is_file():
             raise PrerequisiteError(f"--python {given}: no such file.")
         return given
-    lock = oracles_folder() / f"{oracle}.lock"
-    folder = cache_folder() / "envs" / f"calibrate-{oracle}"
-    python, done = folder / "bin" / "python", folder / "installed"
-    digest = sha256_file(lock)
-    if done.is_file() and done.read_text(encoding="utf-8") == digest:
-        return python
-    progress.start(f"install {oracle}", 2)
-    venv.create(folder, clear=True, with_pip=True)
-    for arguments in ([TORCH], ["--no-deps", "-r", str(lock)]):
-        command = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", *arguments]
-        result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if result.returncode:
-            raise PrerequisiteError(
-                f"cannot install the official package into {folder}: {_last(result.stderr)} "
-                f"Name an environment that has it: --python PYTHON (packages: {lock})."
-            )
-        progress.step(arguments[-1])
-    progress.finish()
-    atomic.write_text(done, digest)
-    return python
+    wanted = recipe(oracle)
+    if envs.lacking(wanted) is None:
+        return wanted.interpreter
+    try:
+        return envs.create(wanted, progress)
+    except PrerequisiteError as error:
+        raise PrerequisiteError(
+            f"{error}\nOr name an environment that has the package: --python PYTHON (packages: {wanted.lock})."
+        ) from error
 
 
 def run(python: Path, oracle: str, arguments: list[str]) -> str:

@@ -13,6 +13,7 @@ from talkbench.calibrate import compare, environment
 from talkbench.calibrate.compare import ORACLES, Difference
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.progress import Silent
+from talkbench.workers import envs
 from tests.support import make_clip, row
 
 FLICKER = "vbench.temporal_flickering"
@@ -86,3 +87,21 @@ def test_an_unknown_package_and_an_absent_interpreter_are_named(tmp_path: Path) 
 def test_a_package_that_fails_says_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(PrerequisiteError, match=r"exit code 2.*--weights"):
         environment.run(Path(sys.executable), "vbench", [])
+
+
+def test_an_environment_that_is_there_is_taken_and_one_that_cannot_be_made_names_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TALKBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(envs.uv.shutil, "which", lambda _: None)
+    monkeypatch.setattr(envs.uv, "find_spec", lambda _: None)
+    with pytest.raises(PrerequisiteError, match=r"(?s)pip install uv.*--python PYTHON \(packages: .*vbench\.lock\)"):
+        environment.interpreter("vbench", None, Silent())
+    own = environment.recipe("vbench").interpreter
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert environment.interpreter("vbench", None, Silent()) == own
+
+
+def test_the_lock_of_every_oracle_pins_all_its_packages() -> None:
+    assert all(len(environment.recipe(oracle).pins()) > 10 for oracle in ORACLES)
