@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Build TalkBench from pinned metadata: index, select, fetch, render, verify; check training lists against it.",
+    help="Build TalkBench from pinned metadata: index, select, fetch, check, render, verify; check training lists "
+    "against it.",
 )
 _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 _Out = Annotated[Path, typer.Option("--out", help="Build folder; every stage keeps its files there.")]
@@ -24,8 +25,10 @@ _SEED = 20251230
 def index(
     talkvid: Annotated[list[Path] | None, typer.Option(help="TalkVid metadata: JSON file, or folder of them.")] = None,
     speakervid: Annotated[list[Path] | None, typer.Option(help="SpeakerVid-5M: folder with merged_anno/.")] = None,
+    hdtf: Annotated[list[Path] | None, typer.Option(help="HDTF: checkout with HDTF_dataset/.")] = None,
     estimates: Annotated[
-        Path | None, typer.Option(help="JSON lines of estimated labels for SpeakerVid clips (clip_id, gender, ...).")
+        Path | None,
+        typer.Option(help="JSON lines of estimated labels for SpeakerVid and HDTF clips (clip_id, gender, ...)."),
     ] = None,
     out: _Out = _DEFAULT,
     json: _Json = False,
@@ -37,7 +40,12 @@ def index(
 
     build = Build(out)
     report = run(
-        build, talkvid=talkvid or (), speakervid=speakervid or (), estimates=estimates, progress=console.progress()
+        build,
+        talkvid=talkvid or (),
+        speakervid=speakervid or (),
+        hdtf=hdtf or (),
+        estimates=estimates,
+        progress=console.progress(),
     )
     if json:
         console.print_json(report.__dict__)
@@ -82,6 +90,13 @@ def fetch(
     downloader: Annotated[str, typer.Option(help="yt-dlp, by name or path.")] = "yt-dlp",
     ffmpeg: Annotated[str, typer.Option(help="ffmpeg, by name or path.")] = "ffmpeg",
     timeout: Annotated[float, typer.Option(help="Seconds per section.")] = 1800.0,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Folder, or https address of one, with the files that TalkVid-Bench hosts."),
+    ] = None,
+    checks: Annotated[
+        bool, typer.Option(help="Freeze only what `talkbench data check` has looked at, and go by what it measured.")
+    ] = True,
     rejected: Annotated[
         Path | None, typer.Option(help="JSON lines (dataset, clip_id, reason) of clips refused by other measurements.")
     ] = None,
@@ -96,11 +111,14 @@ def fetch(
     from talkbench.data import fetch as stage
     from talkbench.data.downloader import Downloader
     from talkbench.data.folder import Build
+    from talkbench.data.hosted import Host
 
     report = stage.fetch(
         Build(out),
         Downloader(downloader, ffmpeg, timeout),
         day=datetime.now(UTC).date().isoformat(),
+        host=None if host is None else Host(host),
+        checks=checks,
         rejected=stage.read_rejected(rejected),
         freeze=freeze,
         progress=console.progress(),
@@ -111,10 +129,50 @@ def fetch(
         _print_coverage(report.coverage)
         _print_counts("out", report.failures)
         _print_counts("worth another try", report.pending)
-        following = "render" if report.frozen else "fetch (or fetch --freeze to settle it as it is)"
+        unseen = report.pending[stage.UNCHECKED]
+        more = "check (then fetch again)" if unseen else "fetch (or fetch --freeze to settle it as it is)"
+        following = "render" if report.frozen else more
         console.say(f"  next: talkbench data {following} --out {out}")
     if report.pending:
         raise typer.Exit(console.EXIT_SOME_FAILED)
+
+
+@app.command()
+def check(
+    weights_dir: Annotated[Path | None, typer.Option(help="Folder with the weight files of S3FD and SyncNet.")] = None,
+    allow_unverified: Annotated[
+        bool, typer.Option("--allow-unverified", help="Accept weight files that no published digest vouches for.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
+    out: _Out = _DEFAULT,
+    json: _Json = False,
+) -> None:
+    """Let networks look at what was fetched (faces, lip sync) and write down what they measure, once per file."""
+    from talkbench import vetting
+    from talkbench.cli import console
+    from talkbench.data.folder import Build
+
+    report = vetting.check(
+        Build(out),
+        weights_dir=weights_dir,
+        allow_unverified=allow_unverified,
+        device=device,
+        progress=console.progress(),
+    )
+    if json:
+        console.print_json(report.__dict__)
+        return
+    console.say(f"{report.measured} clips measured, {report.known} known, {report.waiting} not fetched yet")
+    _print_counts("verdict", report.verdicts)
+    console.say(f"  next: talkbench data fetch --out {out}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema (draft 2020-12) of a manifest line."""
+    from talkbench.data.manifest import json_schema
+
+    typer.echo(json_schema(), nl=False)
 
 
 @app.command()

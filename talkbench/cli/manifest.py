@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,15 +58,48 @@ def show(name: _Name, json: _Json = False) -> None:
 
 
 @app.command()
-def check(name: _Name) -> None:
-    """Check a suite: schema, durations against tiers, licences, expected numbers."""
+def check(name: _Name, json: _Json = False) -> None:
+    """Check a suite: schema, durations against tiers, licences, doubles; with a path, the files beside it too."""
     from talkbench.cli import console
+    from talkbench.manifests import check as checking
     from talkbench.manifests import load as manifests
 
     suite = manifests.load(name)
-    problems = manifests.check(suite)
-    for problem in problems:
-        console.say(f"{suite.id}: {problem}")
-    console.say(f"{suite.id}: {len(suite.items or ())} items, {len(problems)} problems")
+    problems = checking.check(suite, manifests.folder_of(name))
+    spoken = checking.languages(suite)
+    if json:
+        console.print_json({"suite": suite.id, "languages": spoken, "problems": problems})
+    else:
+        for problem in problems:
+            console.say(f"{suite.id}: {problem}")
+        shown = ", ".join(f"{count} {language}" for language, count in spoken.items()) or "none"
+        console.say(f"{suite.id}: {len(suite.items or ())} items ({shown}), {len(problems)} problems")
     if problems:
+        raise typer.Exit(console.EXIT_SOME_FAILED)
+
+
+@app.command()
+def fetch(
+    name: _Name,
+    to: Annotated[
+        Path | None, typer.Option(help="Folder for manifest and files.", show_default="runs/suites/SUITE")
+    ] = None,
+    json: _Json = False,
+) -> None:
+    """Put a suite's files beside its manifest, each checked by sha256; of a suite given by path, check those there."""
+    from talkbench.cli import console
+    from talkbench.manifests import fetch as fetching
+    from talkbench.manifests import load as manifests
+
+    suite = manifests.load(name)
+    done = fetching.fetch(
+        suite, to or Path("runs") / "suites" / suite.id, beside=manifests.folder_of(name), progress=console.progress()
+    )
+    if json:
+        console.print_json({"folder": str(done.folder), "files": done.num_files, "problems": done.problems})
+    else:
+        for item, problem in done.problems:
+            console.say(f"item {item}: {problem}")
+        console.say(f"{done.folder}: {done.num_files} files, {len(done.problems)} problems")
+    if done.problems:
         raise typer.Exit(console.EXIT_SOME_FAILED)

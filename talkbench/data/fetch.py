@@ -2,6 +2,9 @@
 
 Every attempt is appended to a log, so a stopped run goes on where it was. Once every slot is settled the outcome is
 frozen in `snapshot.jsonl`. From then on nothing is substituted: what vanishes later is lower coverage.
+
+No network looks at anything here. Clips that networks must have looked at wait as `unchecked` until `talkbench data
+check` has written down what it measured; the verdict then is a rule over those numbers (`acceptance.by_networks`).
 """
 
 from __future__ import annotations
@@ -9,26 +12,24 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from talkbench import atomic
-from talkbench.data import placing, sound
-from talkbench.data.downloader import MIN_HEIGHT_PX, Downloader, FetchFailed
+from talkbench.data import acceptance, placing
+from talkbench.data.downloader import Downloader, FetchFailed
 from talkbench.data.folder import Build, read_lines
+from talkbench.data.hosted import Host
 from talkbench.data.manifest import Availability, Selected, line
 from talkbench.data.placing import Key
-from talkbench.errors import TalkbenchError, Unscorable
-from talkbench.ids import digest, sha256_file
-from talkbench.media import probe
+from talkbench.data.snapshot import checked, frozen, load_checked, load_selection, media_digest, pieces, sections
+from talkbench.errors import TalkbenchError
+from talkbench.ids import sha256_file
 from talkbench.progress import Progress, Silent
 
-MIN_SPEECH = {"short": 0.6, "long": 0.7}
-MAX_GAP_SECONDS = {"short": 10.0, "long": 4.0}
+UNCHECKED = "unchecked"
+"""Why a clip waits that networks have not looked at yet."""
 
 
 @dataclass
@@ -48,50 +49,13 @@ class FetchReport:
     pending: Counter[str] = field(default_factory=Counter)
 
 
-def load_selection(build: Build) -> list[Selected]:
-    """Return accepted clips and reserve.
-
-    Raises:
-        TalkbenchError: If there is no selection, or it is not one of this version.
-    """
-    return [
-        _checked(Selected, entry, build.selection) for entry in read_lines(build.selection, "talkbench data select")
-    ]
-
-
-def load_snapshot(build: Build) -> list[Availability]:
-    """Return the frozen availability.
-
-    Raises:
-        TalkbenchError: If nothing was frozen yet.
-    """
-    return [
-        _checked(Availability, entry, build.snapshot) for entry in read_lines(build.snapshot, "talkbench data fetch")
-    ]
-
-
-def frozen(build: Build, selection: Sequence[Selected]) -> dict[Key, Availability]:
-    """Return the frozen availability of a selection, by clip.
-
-    Raises:
-        TalkbenchError: If nothing was frozen, or for another selection.
-    """
-    states: dict[Key, Availability] = {(a.tier, a.dataset, a.clip_id): a for a in load_snapshot(build)}
-    usable = {key: state.status == "available" for key, state in states.items()}
-    for placed in placing.place(selection, usable):
-        if placed.entry is not None and placing.key(placed.entry) not in states:
-            raise TalkbenchError(
-                f"{build.snapshot} does not know {placed.entry.clip_id} of {build.selection}: they belong to different "
-                "builds; give another --out and run `talkbench data select` and `fetch` again."
-            )
-    return states
-
-
 def fetch(
     build: Build,
     downloader: Downloader,
     *,
     day: str,
+    host: Host | None = None,
+    checks: bool = True,
     rejected: Mapping[tuple[str, str], str] | None = None,
     freeze: bool = False,
     progress: Progress | None = None,
@@ -102,6 +66,8 @@ def fetch(
         build: Where the selection is.
         downloader: The programs.
         day: Today, YYYY-MM-DD; stored with each decision.
+        host: Where files lie that TalkVid-Bench hosts; its clips come from their sources otherwise.
+        checks: Wait for what networks measure in every clip (`talkbench.vetting`), and go by it.
         rejected: (dataset, clip) -> reason, for clips that were refused by measurements made elsewhere.
         freeze: Count what is still worth another try as unavailable.
         progress: Told about every clip.
@@ -114,7 +80,7 @@ def fetch(
     with atomic.lock(build.attempts.with_suffix(".lock"), wait=False) as free:
         if not free:
             raise TalkbenchError(f"another process is fetching into {build.root}; run this again after it.")
-        work = _Fetch(build, downloader, day, rejected or {}, progress or Silent())
+        work = _Fetch(build, downloader, host, day, rejected or {}, progress or Silent(), checks=checks)
         return work.restore() if build.snapshot.is_file() else work.run(freeze=freeze)
 
 
@@ -134,20 +100,6 @@ def read_rejected(path: Path | None) -> dict[tuple[str, str], str]:
     return found
 
 
-def piece(build: Build, source_key: str, start: float, end: float) -> Path:
-    """Return where a section of a source lies once it is fetched."""
-    return build.media / f"{digest([source_key, start, end])[:32]}.mkv"
-
-
-def pieces(build: Build, entry: Selected) -> tuple[Path, Path]:
-    """Return where the heard window and the reference clip of an entry lie."""
-    window, reference = entry.segments[0], entry.references[0]
-    return (
-        piece(build, entry.source_key, window.start, window.end),
-        piece(build, reference.source_key, reference.start, reference.end),
-    )
-
-
 class _Fetch:
     """One run over a build folder."""
 
@@ -155,13 +107,17 @@ class _Fetch:
         self,
         build: Build,
         downloader: Downloader,
+        host: Host | None,
         day: str,
         rejected: Mapping[tuple[str, str], str],
         progress: Progress,
+        *,
+        checks: bool,
     ) -> None:
-        self._build, self._downloader, self._day = build, downloader, day
+        self._build, self._downloader, self._host, self._day = build, downloader, host, day
         self._rejected, self._progress = rejected, progress
         self._selection = load_selection(build)
+        self._checked = load_checked(build) if checks else None
         self._settled: dict[Key, Availability] = {}
         self._pending: dict[Key, str] = {}
 
@@ -191,22 +147,20 @@ class _Fetch:
         wanted = [(e, self._settled[placing.key(e)]) for e in self._wanted()]
         self._progress.start("fetch", len(wanted))
         for entry, state in wanted:
-            window, reference = pieces(self._build, entry)
             reason = None
-            for path, sha256, (key, start, end) in zip(
-                (window, reference), (state.media_sha256, state.reference_sha256), _sections(entry), strict=True
-            ):
-                reason = reason or self._bring_back(path, sha256, key, start, end)
+            sha256s = (*state.media_sha256, state.reference_sha256)
+            for number, (path, sha256) in enumerate(zip(pieces(self._build, entry), sha256s, strict=True)):
+                reason = reason or self._bring_back(path, sha256, entry, number)
             if reason:
                 self._pending[placing.key(entry)] = reason
             self._progress.step(entry.clip_id, ok=reason is None)
         self._progress.finish()
         return self._report()
 
-    def _bring_back(self, path: Path, sha256: str | None, source_key: str, start: float, end: float) -> str | None:
+    def _bring_back(self, path: Path, sha256: str | None, entry: Selected, number: int) -> str | None:
         try:
             if not path.is_file():
-                self._download(path, source_key, start, end)
+                self._download(path, entry, number)
         except FetchFailed as error:
             return error.reason
         if sha256_file(path) == sha256:
@@ -218,7 +172,7 @@ class _Fetch:
         """Take over what earlier runs settled."""
         for record in read_lines(self._build.attempts, "talkbench data fetch"):
             if "status" in record:
-                state = _checked(Availability, record, self._build.attempts)
+                state = checked(Availability, record, self._build.attempts)
                 self._settled[state.tier, state.dataset, state.clip_id] = state
 
     def _wanted(self) -> list[Selected]:
@@ -230,39 +184,62 @@ class _Fetch:
         key = placing.key(entry)
         refused = self._rejected.get((entry.dataset, entry.clip_id))
         reason, final, message = (refused, True, "") if refused else self._obtain(entry)
-        if reason and not final:
-            self._pending[key] = reason
-            log.append([json.dumps({"clip": key, "attempt": reason, "message": message, "day": self._day})])
+        state = None
+        if final:
+            state = self._state(entry, reason, rejected=bool(refused))
+            if reason is None and self._checked is not None:
+                state, final = self._by_networks(state)
+                reason = state.reason
+        if state is None or not final:
+            self._pending[key] = reason or UNCHECKED
+            if reason:
+                log.append([json.dumps({"clip": key, "attempt": reason, "message": message, "day": self._day})])
             return False
         self._pending.pop(key, None)
-        self._settled[key] = self._state(entry, reason, rejected=bool(refused))
-        log.append([line(self._settled[key])])
+        self._settled[key] = state
+        log.append([line(state)])
         return reason is None
 
     def _obtain(self, entry: Selected) -> tuple[str | None, bool, str]:
         """Return why a clip cannot be used (None if it can), whether that is final, and what was said."""
-        window, reference = pieces(self._build, entry)
-        for path, (key, start, end) in zip((window, reference), _sections(entry), strict=True):
+        *windows, reference = pieces(self._build, entry)
+        for number, path in enumerate((*windows, reference)):
             try:
                 if not path.is_file():
-                    self._download(path, key, start, end)
+                    self._download(path, entry, number)
             except FetchFailed as error:
-                return ("" if path == window else "reference-") + error.reason, error.final, error.message
-        return (*_heard(window, entry), "") if not (fault := _seen(reference)) else (f"reference-{fault}", True, "")
+                return ("" if path in windows else "reference-") + error.reason, error.final, error.message
+        return acceptance.by_ear(entry, windows) or acceptance.by_eye(reference), True, ""
 
-    def _download(self, path: Path, source_key: str, start: float, end: float) -> None:
+    def _download(self, path: Path, entry: Selected, number: int) -> None:
         """Fetch one section into its place, once it has been looked at."""
+        source_key, start, end = sections(entry)[number]
         work = self._build.media / f".{path.stem}"
-        found = self._downloader.fetch(source_key, start, end, work)
-        fault = check_media(found, end - start)
+        if entry.hosted is not None and self._host is not None and number == 0:
+            found = self._host.fetch(entry.hosted, work)
+        else:
+            found = self._downloader.fetch(source_key, start, end, work)
+        fault = acceptance.media(found, end - start)
         if fault:
             shutil.rmtree(work)
             raise FetchFailed(fault, f"what arrived is {fault}", final=fault == "too-small")
         found.replace(path)
         shutil.rmtree(work)
 
+    def _by_networks(self, state: Availability) -> tuple[Availability, bool]:
+        """Return a state with what networks measured and the verdict that follows, and whether they have looked."""
+        sha256s = [*state.media_sha256, str(state.reference_sha256)]
+        found = (self._checked or {}).get(media_digest(sha256s))
+        if found is None:
+            return state, False
+        reason = acceptance.by_networks(found.measured)
+        changes: dict[str, object] = {"measured": found.measured, "reason": reason}
+        if reason is not None:
+            changes |= {"status": "rejected", "media_sha256": (), "reference_sha256": None}
+        return state.model_copy(update=changes), True
+
     def _state(self, entry: Selected, reason: str | None, *, rejected: bool) -> Availability:
-        window, reference = pieces(self._build, entry)
+        *windows, reference = pieces(self._build, entry)
         measured = rejected or (reason or "").startswith("measured:")
         return Availability(
             tier=entry.tier,
@@ -272,15 +249,17 @@ class _Fetch:
             status="available" if reason is None else "rejected" if measured else "unavailable",
             reason=reason,
             retrieved=self._day,
-            media_sha256=None if reason else sha256_file(window),
+            media_sha256=() if reason else tuple(sha256_file(window) for window in windows),
             reference_sha256=None if reason else sha256_file(reference),
         )
 
     def _give_up(self, log: atomic.AppendFile) -> None:
         """Count what is still pending as unavailable."""
         for entry in self._selection:
-            reason = self._pending.pop(placing.key(entry), None)
-            if reason is not None:
+            reason = self._pending.get(placing.key(entry))
+            # What is only waiting to be looked at is here: it is not given up.
+            if reason not in {None, UNCHECKED}:
+                del self._pending[placing.key(entry)]
                 self._settled[placing.key(entry)] = self._state(entry, reason, rejected=False)
                 log.append([line(self._settled[placing.key(entry)])])
 
@@ -303,61 +282,3 @@ class _Fetch:
             ]
             report.coverage[tier] = [len(there), slots]
         return report
-
-
-def _sections(entry: Selected) -> Sequence[tuple[str, float, float]]:
-    window, reference = entry.segments[0], entry.references[0]
-    return (
-        (entry.source_key, window.start, window.end),
-        (reference.source_key, reference.start, reference.end),
-    )
-
-
-def check_media(path: Path, seconds: float) -> str | None:
-    """Return why a fetched file cannot be used, or None: no picture, no sound, cut short, or too small."""
-    try:
-        found = probe.probe(path)
-        with probe.open_clip(path) as container:
-            lasts = container.duration / 1e6 if container.duration else None
-    except Unscorable as error:
-        return error.reason
-    if found.audio is None:
-        return "no-audio"
-    if min(found.video.height, found.video.width) < MIN_HEIGHT_PX:
-        return "too-small"
-    if lasts is not None and lasts < seconds - sound.MAX_MISSING_SECONDS:
-        return "cut-short"
-    return None
-
-
-def _heard(window: Path, entry: Selected) -> tuple[str | None, bool]:
-    """Return what speaks against the sound of a window; measured, so another try changes nothing."""
-    seconds = entry.segments[0].end - entry.segments[0].start
-    try:
-        found = sound.prepare(window, seconds)
-    except Unscorable as error:
-        return f"measured:{error.reason}", True
-    if found.speech_ratio < MIN_SPEECH[entry.tier]:
-        return "measured:little-speech", True
-    if found.max_gap_s > MAX_GAP_SECONDS[entry.tier]:
-        return "measured:long-gap", True
-    return None, True
-
-
-def _seen(reference: Path) -> str | None:
-    from talkbench.data.reference import choose
-
-    try:
-        choose(reference)
-    except Unscorable as error:
-        return error.reason
-    return None
-
-
-def _checked(model: Any, entry: Any, path: Path) -> Any:
-    try:
-        return model.model_validate(entry)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field_name = ".".join(map(str, first["loc"]))
-        raise TalkbenchError(f"{path}: {field_name}: {first['msg']} (found {first.get('input')!r:.60}).") from error

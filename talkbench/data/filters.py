@@ -15,6 +15,9 @@ from talkbench.data.protocol import MINORS
 MIN_HEIGHT_PX = 720
 MIN_DOVER = {"talkvid": 7.0, "talkvid-bench": 7.0, "speakervid": 0.6}
 MIN_ORIENTATION, MIN_COTRACKER = 75.0, 0.9
+MIN_SYNC = 3.0
+MIN_ASR_CONFIDENCE, MAX_NO_SPEECH, MAX_COMPRESSION, MIN_FACE_SHARPNESS = -1.0, 0.8, 2.5, 0.7
+"""SpeakerVid-5M's own limits for its curated subset (confidence, face) and for the whole set (the other two)."""
 SHORT_SECONDS = (4.0, 10.0)
 
 Mask = NDArray[np.bool_]
@@ -49,12 +52,17 @@ def quality_rules(adults: frozenset[str]) -> list[Rule]:
         ("low-resolution", lambda t: _below(t, "height", MIN_HEIGHT_PX)),
         ("missing-num-persons", lambda t: _null(t, "num_persons")),
         ("several-persons", lambda t: ~_true(pc.equal(t["num_persons"], 1))),
-        ("missing-dover", lambda t: _null(t, "dover")),
+        ("missing-dover", lambda t: ~_is(t, "dataset", "hdtf") & _null(t, "dover")),
         ("low-dover", _low_dover),
         ("missing-orientation", lambda t: _scored(t) & _null(t, "orientation")),
         ("turned-away", lambda t: _scored(t) & _below(t, "orientation", MIN_ORIENTATION)),
         ("missing-cotracker", lambda t: _scored(t) & _null(t, "cotracker")),
         ("unstable-tracks", lambda t: _scored(t) & _below(t, "cotracker", MIN_COTRACKER)),
+        ("low-sync-label", lambda t: _below(t, "sync", MIN_SYNC)),
+        ("unsure-words", lambda t: _below(t, "asr_confidence", MIN_ASR_CONFIDENCE)),
+        ("no-speech-label", lambda t: _above(t, "no_speech", MAX_NO_SPEECH)),
+        ("repeated-words", lambda t: _above(t, "compression", MAX_COMPRESSION)),
+        ("blurred-face", lambda t: _below(t, "face_sharpness", MIN_FACE_SHARPNESS)),
     ]
 
 
@@ -62,6 +70,7 @@ def short_rules(adults: frozenset[str]) -> list[Rule]:
     """Return the rules for a clip of the short tier."""
     low, high = SHORT_SECONDS
     return [
+        ("long-tier-only", lambda t: _is(t, "dataset", "hdtf")),
         ("too-short", lambda t: _seconds(t) < low),
         ("too-long", lambda t: _seconds(t) >= high),
         ("missing-age", lambda t: _null(t, "age")),
@@ -78,7 +87,7 @@ def _seconds(table: pa.Table) -> NDArray[np.float64]:
 
 def _scored(table: pa.Table) -> Mask:
     """Return the rows of sets that state head orientation and track stability."""
-    return ~_is(table, "dataset", "speakervid")
+    return _is(table, "dataset", "talkvid") | _is(table, "dataset", "talkvid-bench")
 
 
 def _low_dover(table: pa.Table) -> Mask:
@@ -98,6 +107,10 @@ def _is(table: pa.Table, name: str, value: str) -> Mask:
 
 def _below(table: pa.Table, name: str, least: float) -> Mask:
     return _true(pc.less(table[name], least))
+
+
+def _above(table: pa.Table, name: str, most: float) -> Mask:
+    return _true(pc.greater(table[name], most))
 
 
 def _true(column: pa.ChunkedArray) -> Mask:

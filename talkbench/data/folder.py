@@ -64,6 +64,11 @@ class Build:
         """Fetched media."""
         return self.root / "fetch" / "media"
 
+    @property
+    def checked(self) -> Path:
+        """What networks measured in fetched media, appended."""
+        return self.root / "check" / "measured.jsonl"
+
     def release(self, version: str) -> Path:
         """Return the folder of a rendered version."""
         return self.root / "release" / version

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from talkbench import atomic
 from talkbench.data.folder import Build, write_json
 from talkbench.data.records import SCHEMA, Candidate
-from talkbench.data.sources import Counts, Source, speakervid_sources, talkvid_sources
+from talkbench.data.sources import Counts, Source, hdtf_sources, speakervid_sources, talkvid_sources
 from talkbench.errors import TalkbenchError
 from talkbench.progress import Progress, Silent
 
@@ -62,6 +62,7 @@ def index(
     *,
     talkvid: Sequence[Path] = (),
     speakervid: Sequence[Path] = (),
+    hdtf: Sequence[Path] = (),
     estimates: Path | None = None,
     progress: Progress | None = None,
 ) -> IndexReport:
@@ -71,7 +72,8 @@ def index(
         build: Where to.
         talkvid: Metadata of TalkVid and TalkVid-Bench, files or folders.
         speakervid: Folders (or archives) of SpeakerVid-5M.
-        estimates: JSON lines of estimated labels for SpeakerVid clips.
+        hdtf: Checkouts of HDTF, or their folders of tables.
+        estimates: JSON lines of estimated labels for clips of SpeakerVid and HDTF.
         progress: Told about every file.
 
     Raises:
@@ -80,8 +82,9 @@ def index(
     extra: Counter[str] = Counter()
     sources = [source for path in talkvid for source in talkvid_sources(path)]
     sources += [source for path in speakervid for source in speakervid_sources(path, estimates, extra)]
+    sources += [source for path in hdtf for source in hdtf_sources(path, estimates, extra)]
     if not sources:
-        raise TalkbenchError("nothing to index: give --talkvid FILE or --speakervid FOLDER.")
+        raise TalkbenchError("nothing to index: give --talkvid FILE, --speakervid FOLDER or --hdtf FOLDER.")
     # Neither the order in which files were given nor where they lie may change the table.
     sources = sorted({source.key: source for source in sources}.values(), key=lambda s: (s.dataset, s.sha256))
     progress = progress or Silent()

@@ -14,7 +14,8 @@ SAMPLE_SCHEMA = "talkbench/sample/1"
 FRAME_RATE = 25
 AUDIO_RATE_HZ = 16_000
 
-Dataset = Literal["talkvid", "speakervid", "talkvid-bench"]
+Dataset = Literal["talkvid", "speakervid", "talkvid-bench", "hdtf"]
+Assembly = Literal["continuous", "joined", "joined_xl"]
 Tier = Literal["short", "long"]
 Orientation = Literal["portrait", "landscape", "square"]
 Origin = Literal["label", "estimated", "derived"]
@@ -28,6 +29,14 @@ class Segment(Record):
 
     start: Seconds
     end: Seconds
+    pause_seconds: Seconds = Field(
+        default=0.0, description="Room tone before the piece, where sound is joined; 0 for the first piece."
+    )
+
+    @property
+    def seconds(self) -> float:
+        """Length of the piece, without the pause."""
+        return self.end - self.start
 
 
 class ReferenceClip(Record):
@@ -39,6 +48,13 @@ class ReferenceClip(Record):
     rule: Literal[1, 2, 3] = Field(
         description="1 another clip of person and source, 2 the same source at least 2 s away, 3 another source."
     )
+
+
+class HostedFiles(Record):
+    """Files of a clip that its set hosts itself, as paths below the set's folder."""
+
+    video: RelativePath
+    audio: RelativePath | None = Field(description="Null if the video has its sound.")
 
 
 class Strata(Record):
@@ -63,14 +79,40 @@ class Selected(Record):
     person_key: str
     source_key: str
     segments: tuple[Segment, ...]
-    assembly: Literal["continuous"] = "continuous"
+    assembly: Assembly = "continuous"
     xl: bool = False
+    filmed: bool = Field(description="Whether the picture of the window is one uncut shot: it then is ground truth.")
+    hosted: HostedFiles | None = None
     orientation: Orientation | None = Field(description="Of the slot; null in the reserve.")
     strata: Strata
-    width: int
+    width: int | None
     height: int
     references: tuple[ReferenceClip, ...]
     rank: Sha256
+
+
+class Measured(Record):
+    """What networks found in the picture of a clip, once; nothing later looks again."""
+
+    num_faces: int = Field(description="In the reference frame.")
+    face_box: tuple[Finite, Finite, Finite, Finite] | None = Field(
+        description="Left, top, right, bottom in parts of the whole reference frame; null unless there is one face."
+    )
+    face_share: Finite | None = Field(description="Of the area of the whole reference frame.")
+    window_face_box: tuple[Finite, Finite, Finite, Finite] | None = Field(
+        description="In the first frame of the window, where that is filmed; null unless there is one face."
+    )
+    sync_confidence: Finite | None = Field(description="Of the clip itself; null where picture and sound are not one.")
+    sync_problem: str | None = Field(default=None, description="Why there is no confidence though there should be.")
+    weights: dict[str, str] = Field(description="Weight file -> sha256.")
+
+
+class Checked(Record):
+    """One line of `measured.jsonl`: what networks found in the files of one clip."""
+
+    media: Sha256 = Field(description="Digest of the list of the sha256 of its files: heard pieces, then reference.")
+    clip_id: str
+    measured: Measured
 
 
 class Availability(Record):
@@ -83,8 +125,9 @@ class Availability(Record):
     status: Literal["available", "unavailable", "rejected"]
     reason: str | None = None
     retrieved: str = Field(description="Day of the decision, YYYY-MM-DD.", pattern=r"^\d{4}-\d{2}-\d{2}$")
-    media_sha256: Sha256 | None = Field(default=None, description="Of the file with the heard window.")
+    media_sha256: tuple[Sha256, ...] = Field(default=(), description="Of the files with the pieces that are heard.")
     reference_sha256: Sha256 | None = Field(default=None, description="Of the file with the reference clip.")
+    measured: Measured | None = Field(default=None, description="By networks, where the clip was checked by them.")
 
 
 class SourceInfo(Record):
@@ -96,10 +139,11 @@ class SourceInfo(Record):
     source_key: str
     person_key: str
     segments: tuple[Segment, ...]
-    gap_policy: None = None
+    gap_policy: str | None = Field(default=None, description="What lies between joined pieces; null if uncut.")
+    known_contaminated: bool = Field(description="Whether most systems were trained on the set.")
     licence: str
     retrieved: str
-    media_sha256: Sha256
+    media_sha256: tuple[Sha256, ...]
 
 
 class SampleStrata(Strata):
@@ -137,6 +181,17 @@ class ReferenceInfo(Record):
     checks: tuple[str, ...] = Field(description="Limits of the protocol that were checked on the frame.")
     face_box: tuple[Finite, Finite, Finite, Finite] | None
     face_share: Finite | None
+
+
+class GroundTruth(Record):
+    """The filmed window itself, cropped and timed as a generated clip would be."""
+
+    path: RelativePath
+    sha256: Sha256
+    pixels_digest: str = Field(description="Of every decoded frame; vouches where another encoder gave other bytes.")
+    size: tuple[int, int] = Field(description="Width and height.")
+    fps: Literal[25]
+    frames: int = Field(gt=0)
 
 
 class Prompt(Record):
@@ -189,15 +244,22 @@ class Sample(Record):
     version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
     id: ItemId = Field(pattern=r"^tb[sl]-\d{4}$")
     tier: Tier
-    assembly: Literal["continuous", "joined", "joined_xl"]
+    assembly: Assembly
     source: SourceInfo
     strata: SampleStrata
     audio: AudioInfo
     reference: ReferenceInfo
-    ground_truth: None = None
+    ground_truth: GroundTruth | None = None
     prompt: Prompt
     expect: Expect
     selection: Selection
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Path and sha256 of every file of the sample."""
+        audio, picture, truth = self.audio, self.reference, self.ground_truth
+        own = ((audio.path, audio.sha256), (picture.path, picture.sha256), (picture.full_path, picture.full_sha256))
+        return own if truth is None else (*own, (truth.path, truth.sha256))
 
     def model_post_init(self, _context: Any) -> None:
         """Refuse lengths that do not belong to the tier, and a frame count that does not follow from the sound."""

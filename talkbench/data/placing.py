@@ -26,6 +26,8 @@ def key(entry: Selected) -> Key:
 def place(selection: Sequence[Selected], usable: Mapping[Key, bool]) -> list[Placed]:
     """Fill every slot with its own clip, or else with the first reserve entry of its stratum, or else of its tier.
 
+    Joined sound only ever takes the place of joined sound, so that their number cannot grow.
+
     Args:
         selection: Accepted clips and reserve, in order.
         usable: Clip -> whether it could be used; clips that are not in it count as usable.
@@ -36,7 +38,8 @@ def place(selection: Sequence[Selected], usable: Mapping[Key, bool]) -> list[Pla
         if usable.get(key(slot), True):
             placed.append(Placed(slot, slot))
             continue
-        same_tier = [entry for entry in reserve if entry.tier == slot.tier]
+        uncut = slot.assembly == "continuous"
+        same_tier = [e for e in reserve if e.tier == slot.tier and (e.assembly == "continuous" or not uncut)]
         ranked = sorted(same_tier, key=lambda entry: (entry.stratum != slot.stratum, entry.xl != slot.xl))
         chosen = ranked[0] if ranked else None
         if chosen is not None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from talkbench.data import filters, protocol
+from talkbench.data import filters, protocol, spans
 
 _LANGUAGES = sorted(set(protocol.LANGUAGES.values()))
 _CELLS = {
@@ -40,8 +40,7 @@ class Clips:
         rows_N: Row in the candidate table.
         persons_N: Hashed person keys.
         sources_N: Hashed source keys.
-        start_N: Where the window may begin (long tier).
-        span_N: How many seconds it may last (long tier).
+        windows: How each may be heard (long tier).
     """
 
     codes: Mapping[str, Codes]
@@ -49,8 +48,7 @@ class Clips:
     rows_N: NDArray[np.int64]
     persons_N: NDArray[np.uint64]
     sources_N: NDArray[np.uint64]
-    start_N: NDArray[np.float64]
-    span_N: NDArray[np.float64]
+    windows: Sequence[spans.Window] = ()
 
     def position(self) -> NDArray[np.int64]:
         """Return the place of each candidate in the order of ranks."""
@@ -83,17 +81,28 @@ def collect(path: Path, seed: int, adults: frozenset[str], counts: Mapping[str, 
     for first, table in batches(path, _COLUMNS):
         keep = filters.apply(table, short_rules, counts["short"])
         _append(short, _arrays(table.filter(pa.array(keep)), first + np.flatnonzero(keep), seed))
-        talkvid = pc.equal(table["dataset"], "talkvid").to_numpy(zero_copy_only=False).astype(bool)
-        if talkvid.any():
-            some = table.filter(pa.array(talkvid))
+        here = _may_be_long(table)
+        if here.any():
+            some = table.filter(pa.array(here))
             good = filters.apply(some, quality, counts["long"])
-            rows = first + np.flatnonzero(talkvid)
-            _append(speech, _arrays(some, rows, None) | _speech(some, good))
-    return _clips(_joined(short)), _spans(path, _joined(speech), seed, counts["long"])
+            _append(speech, _arrays(some, first + np.flatnonzero(here), None) | _speech(some, good))
+    return _clips(_joined(short)), _long(path, _joined(speech), seed, counts["long"])
 
 
 _COLUMNS = ("dataset", "split", "clip_id", "person_key", "source_key", "start", "end", "height", "gender", "age",
-            "ethnicity", "language", "face_share", "dover", "cotracker", "orientation", "num_persons")  # fmt: skip
+            "ethnicity", "language", "face_share", "dover", "cotracker", "orientation", "num_persons", "sync",
+            "asr_confidence", "no_speech", "compression", "face_sharpness")  # fmt: skip
+
+
+def _may_be_long(table: pa.Table) -> NDArray[np.bool_]:
+    """Return the rows whose persons may speak for five minutes; of SpeakerVid the test split, so that memory is bound.
+
+    Clips of TalkVid-Bench last five seconds and name no person.
+    """
+    test = pc.and_(pc.equal(table["dataset"], "speakervid"), pc.equal(table["split"], "test"))
+    mask = pc.or_(pc.is_in(table["dataset"], value_set=pa.array(["talkvid", "hdtf"])), test)
+    here: NDArray[np.bool_] = mask.to_numpy(zero_copy_only=False).astype(bool)
+    return here
 
 
 def framing(share: float) -> str:
@@ -152,6 +161,8 @@ def _speech(table: pa.Table, good: NDArray[np.bool_]) -> dict[str, NDArray[Any]]
         "end": table["end"].to_numpy(),
         "share": pc.fill_null(table["face_share"], np.nan).to_numpy(),
         "good": good,
+        "filmed": pc.equal(table["dataset"], "hdtf").to_numpy(zero_copy_only=False).astype(bool),
+        "pieces_only": pc.equal(table["dataset"], "speakervid").to_numpy(zero_copy_only=False).astype(bool),
     }
 
 
@@ -166,73 +177,38 @@ def _joined(lists: Mapping[str, list[NDArray[Any]]]) -> dict[str, NDArray[Any]]:
 
 def _clips(arrays: Mapping[str, NDArray[Any]]) -> Clips:
     """Return the short tier's candidates."""
-    size = arrays["rows"].size if arrays else 0
-    nothing = np.zeros(size)
     return Clips(
         codes={axis: arrays[axis] if arrays else np.zeros(0, np.int16) for axis in protocol.SHORT.quotas},
         rank_N4=arrays["rank"] if arrays else np.zeros((0, 4), np.uint64),
         rows_N=arrays["rows"] if arrays else np.zeros(0, np.int64),
         persons_N=arrays["persons"] if arrays else np.zeros(0, np.uint64),
         sources_N=arrays["sources"] if arrays else np.zeros(0, np.uint64),
-        start_N=nothing,
-        span_N=nothing,
     )
 
 
-def _spans(path: Path, arrays: dict[str, NDArray[Any]], seed: int, counts: Counter[str]) -> Clips:
-    """Return one candidate of the long tier per person and source whose clips span long enough."""
-    chosen: list[tuple[int, float, float, float]] = []
-    if arrays:
-        order = np.lexsort((arrays["rows"], arrays["start"], arrays["sources"], arrays["persons"]))
-        arrays = {name: array[order] for name, array in arrays.items()}
-        new = (np.diff(arrays["persons"].astype(np.int64)) != 0) | (np.diff(arrays["sources"].astype(np.int64)) != 0)
-        starts = np.flatnonzero(np.r_[True, new])
-        last = np.maximum.reduceat(arrays["end"], starts)
-        for at, (begin, stop) in enumerate(zip(starts, np.r_[starts[1:], order.size], strict=True)):
-            group = slice(int(begin), int(stop))
-            span = float(last[at] - arrays["start"][begin])
-            reason = _span_reason(arrays, group, span)
-            if reason:
-                counts[f"source:{reason}"] += 1
-            else:
-                good = group.start + int(np.argmax(arrays["good"][group]))
-                chosen.append((good, float(arrays["start"][begin]), span, float(np.nanmedian(arrays["share"][group]))))
-    first = np.array([index for index, *_ in chosen], np.int64)
-    spans = np.array([span for _, _, span, _ in chosen])
-    rows = arrays["rows"][first] if chosen else np.zeros(0, np.int64)
+def _long(path: Path, arrays: dict[str, NDArray[Any]], seed: int, counts: Counter[str]) -> Clips:
+    """Return one candidate of the long tier per person and source that give a window."""
+    found = list(spans.windows(arrays, counts)) if arrays else []
+    at = np.array([window.clip for window in found], np.int64)
+
+    def of(name: str, kind: Any) -> NDArray[Any]:
+        return arrays[name][at] if found else np.zeros(0, kind)
+
+    rows = of("rows", np.int64)
     names = take(path, rows, ("dataset", "clip_id"))
-    digests = (protocol.digest(seed, row["dataset"], row["clip_id"]) for row in names)
     return Clips(
         codes={
-            "gender": arrays["gender"][first] if chosen else np.zeros(0, np.int16),
-            "language": arrays["language"][first] if chosen else np.zeros(0, np.int16),
-            "framing": _framing_codes(np.array([share for *_, share in chosen])),
-            "length": (spans >= protocol.XL_SECONDS[0]).astype(np.int16),
+            "gender": of("gender", np.int16),
+            "language": of("language", np.int16),
+            "framing": _framing_codes(np.array([window.face_share for window in found])),
+            "length": np.array([window.xl for window in found], np.int16),
         },
-        rank_N4=_ranks(b"".join(digests)),
+        rank_N4=_ranks(b"".join(protocol.digest(seed, row["dataset"], row["clip_id"]) for row in names)),
         rows_N=rows,
-        persons_N=arrays["persons"][first] if chosen else np.zeros(0, np.uint64),
-        sources_N=arrays["sources"][first] if chosen else np.zeros(0, np.uint64),
-        start_N=np.array([start for _, start, _, _ in chosen]),
-        span_N=spans,
+        persons_N=of("persons", np.uint64),
+        sources_N=of("sources", np.uint64),
+        windows=found,
     )
-
-
-def _span_reason(arrays: Mapping[str, NDArray[Any]], group: slice, span: float) -> str | None:
-    """Return why the clips of one person in one source give no long window."""
-    if span < protocol.LONG_SPAN_SECONDS:
-        return "span-too-short"
-    start, end = arrays["start"][group], arrays["end"][group]
-    reached = np.maximum.accumulate(np.r_[start[0], end[:-1]])
-    covered = float(np.maximum(0.0, end - np.maximum(start, reached)).sum())
-    if covered < protocol.LONG_COVER * span:
-        return "covered-too-little"
-    if not arrays["good"][group].any():
-        return "no-good-clip"
-    for axis in ("gender", "language"):
-        if np.ptp(arrays[axis][group]):
-            return f"contradictory-{axis}"
-    return None
 
 
 def take(path: Path, rows: NDArray[np.int64], columns: Sequence[str]) -> list[dict[str, Any]]:

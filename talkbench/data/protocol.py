@@ -15,11 +15,12 @@ SEED = 20251230
 WIDE_BELOW, CLOSE_FROM = 0.03, 0.10
 """Face share of the frame: wide below the first, close from the second, medium between."""
 
-DATASETS = ("talkvid", "speakervid", "talkvid-bench")
+DATASETS = ("talkvid", "speakervid", "talkvid-bench", "hdtf")
 LICENCES = {
     "talkvid": "annotations CC-BY-NC-4.0; video: owner",
     "talkvid-bench": "annotations CC-BY-NC-4.0; video: owner",
     "speakervid": "annotations research-only, non-commercial; video: owner",
+    "hdtf": "annotations CC-BY-4.0 (stated in the set's README); video: owner",
 }
 LANGUAGES = {
     "English": "en", "Chinese": "zh", "Arabic": "ar", "Polish": "pl", "German": "de", "Russian": "ru", "French": "fr",
@@ -62,7 +63,7 @@ SHORT = TierPlan(
         "age": {"0-19": 4, "19-30": 26, "31-45": 32, "46-60": 24, "60+": 14},
         "ethnicity": {"White": 34, "Asian": 36, "African/Black": 22, "Others": 8},
         "framing": {"close": 35, "medium": 45, "wide": 20},
-        "dataset": {"talkvid": 60, "speakervid": 20, "talkvid-bench": 20},
+        "dataset": {"talkvid": 60, "speakervid": 20, "talkvid-bench": 20, "hdtf": 0},
     },
     num_languages=10,
     language_share=4,
@@ -84,6 +85,12 @@ PLANS = {"short": SHORT, "long": LONG}
 
 LONG_SPAN_SECONDS, LONG_COVER = 330.0, 0.25
 LONG_SECONDS, XL_SECONDS = (305, 420), (600, 1000)
+JOINED_PART = (3, 10)
+"""At most this part of the long tier is joined from pieces: 14 of 20 are one uncut speech."""
+PAUSE_MS = (300, 600)
+"""Between joined pieces."""
+KNOWN_CONTAMINATED = frozenset({"hdtf"})
+"""Sets that most systems were trained on."""
 AWAY_SECONDS = 2.0
 """A reference frame is at least this far from the audio window."""
 

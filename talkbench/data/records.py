@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -24,7 +25,10 @@ class Rejected(Exception):  # noqa: N818 - a property of the record, not an erro
 
 
 class Candidate(NamedTuple):
-    """One clip of a source set; `None` where the set does not say. Times in seconds of the source video."""
+    """One clip of a source set; `None` where the set does not say. Times in seconds of the source video.
+
+    `video_path` and `audio_path` are those of files that the set itself hosts.
+    """
 
     dataset: str
     split: str
@@ -33,9 +37,9 @@ class Candidate(NamedTuple):
     source_key: str
     start: float
     end: float
-    width: int
+    width: int | None
     height: int
-    fps: float
+    fps: float | None
     gender: str | None
     gender_origin: str | None
     age: str | None
@@ -51,10 +55,18 @@ class Candidate(NamedTuple):
     orientation: float | None
     num_persons: int | None
     category: str | None
+    sync: float | None
+    asr_confidence: float | None
+    no_speech: float | None
+    compression: float | None
+    face_sharpness: float | None
+    video_path: str | None
+    audio_path: str | None
 
 
 _WHOLE = {"width", "height", "num_persons"}
-_REAL = {"start", "end", "fps", "face_share", "dover", "cotracker", "orientation"}
+_REAL = {"start", "end", "fps", "face_share", "dover", "cotracker", "orientation", "sync", "asr_confidence",
+         "no_speech", "compression", "face_sharpness"}  # fmt: skip
 SCHEMA = pa.schema(
     [
         (name, pa.int32() if name in _WHOLE else pa.float64() if name in _REAL else pa.string())
@@ -131,6 +143,21 @@ def mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise Rejected(f"wrong-type:{name}")
+    return value
+
+
+def path_inside(record: Mapping[str, Any], name: str) -> str | None:
+    """Return a relative path of a record that stays below its folder, or None if it is absent or empty.
+
+    Raises:
+        Rejected: `wrong-type:<name>` or `bad-path:<name>`.
+    """
+    value = text(record, name)
+    if value is None:
+        return None
+    parts = PurePosixPath(value)
+    if parts.is_absolute() or ".." in parts.parts or "\\" in value:
+        raise Rejected(f"bad-path:{name}")
     return value
 
 

@@ -1,7 +1,8 @@
 """The picture a system starts from: one frame of a clip, chosen by fixed rules, whole and cropped.
 
-What is checked here needs no network: sharpness above the clip's median and distance from transitions. Whether there
-is one frontal face with open eyes and a closed mouth is not checked yet; every sample lists its checks.
+What is checked here needs no network: sharpness above the clip's median and distance from transitions. That there is
+one face, and how large, is checked by `talkbench data check`. Whether it is frontal, with open eyes and a closed mouth,
+is not checked: no network of ours says so. Every sample lists its checks.
 """
 
 from __future__ import annotations
@@ -22,11 +23,19 @@ from talkbench.media.clip import Frames
 from talkbench.media.decode import VideoReader
 
 CHECKS = ("sharpness-above-median", "no-transition-within-0.5s")
+BY_NETWORKS = ("one-face", "face-size")
+"""What `talkbench data check` adds."""
 RATE_HZ = 5.0
 TRANSITION_SECONDS = 0.5
 TRANSITION_LEVELS = 40.0
 """Mean difference, of 255, between neighbours a fifth of a second apart from which on it counts as a cut."""
 
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
+EYE_LINE = 0.38
+"""Height of the eyes in a crop, from its top."""
+EYES_IN_FACE = 0.4
+"""Height of the eyes in the box of a detector, from its top."""
 SIZES = {"portrait": (480, 832), "landscape": (832, 480), "square": (640, 640)}
 MAX_UPSCALING = 1.25
 _SMALL = (96, 54)
@@ -68,22 +77,58 @@ def choose(path: Path) -> Chosen:
     return Chosen(frame, seconds[best])
 
 
-def crop(frame_HWC: Frames, orientation: str) -> Image.Image:
-    """Return the largest centred crop of a canonical aspect, scaled to its canonical size.
+def crop(frame_HWC: Frames, orientation: str, face: Box | None = None) -> Image.Image:
+    """Return a crop of a canonical aspect, scaled to its canonical size.
+
+    Without a face the largest centred one. With a face it is centred on the face, and the eyes lie at 0.38 of the
+    height where the frame allows that without enlarging the crop more than 1.25 times.
+
+    Args:
+        frame_HWC: uint8 RGB.
+        orientation: portrait, landscape or square.
+        face: Left, top, right, bottom in parts of the frame.
 
     Raises:
-        Unscorable: `too-small` if that would enlarge it more than 1.25 times.
+        Unscorable: `too-small` if even the largest crop would be enlarged more than 1.25 times.
+    """
+    rows, columns = frame_HWC.shape[:2]
+    box = crop_box(columns, rows, orientation, face)
+    return Image.fromarray(frame_HWC).resize(SIZES[orientation], Image.Resampling.LANCZOS, box=box)
+
+
+def crop_box(columns: int, rows: int, orientation: str, face: Box | None) -> Box:
+    """Return left, top, right and bottom of the crop in pixels of a frame; see `crop`.
+
+    Raises:
+        Unscorable: `too-small`.
     """
     width, height = SIZES[orientation]
-    rows, columns = frame_HWC.shape[:2]
     scale = max(width / columns, height / rows)
     if scale > MAX_UPSCALING:
         raise Unscorable("too-small", f"{columns}x{rows} would be enlarged {scale:.2f} times to {width}x{height}")
-    wide, high = width / scale, height / scale
+    high = height / scale
+    middle, top = columns / 2, (rows - high) / 2
+    if face is not None:
+        eyes = rows * (face[1] + EYES_IN_FACE * (face[3] - face[1]))
+        fitting = min(high, eyes / EYE_LINE, (rows - eyes) / (1 - EYE_LINE))
+        high = min(high, max(fitting, height / MAX_UPSCALING))
+        middle, top = columns * (face[0] + face[2]) / 2, eyes - EYE_LINE * high
+    wide = high * width / height
     # Rounding may put an edge a hair outside the picture.
-    left, top = max(0.0, (columns - wide) / 2), max(0.0, (rows - high) / 2)
-    box = (left, top, min(columns, left + wide), min(rows, top + high))
-    return Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.LANCZOS, box=box)
+    left, top = min(max(0.0, middle - wide / 2), columns - wide), min(max(0.0, top), rows - high)
+    left, top = max(0.0, left), max(0.0, top)
+    return left, top, min(float(columns), left + wide), min(float(rows), top + high)
+
+
+def in_crop(face: Box, columns: int, rows: int, orientation: str) -> Box:
+    """Return where the face lies in the crop that was made for it, in parts of the crop."""
+    left, top, right, bottom = crop_box(columns, rows, orientation, face)
+    wide, high = right - left, bottom - top
+    x, y = ((face[0] * columns - left) / wide, (face[2] * columns - left) / wide), (
+        (face[1] * rows - top) / high, (face[3] * rows - top) / high,
+    )  # fmt: skip
+    inside = (min(max(value, 0.0), 1.0) for value in (x[0], y[0], x[1], y[1]))
+    return tuple(round(value, 4) for value in inside)  # type: ignore[return-value]  # four of them
 
 
 def png(picture: Image.Image) -> bytes:

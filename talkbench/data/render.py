@@ -16,8 +16,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from talkbench import atomic
-from talkbench.data import fetch, placing, protocol, reference, sound
-from talkbench.data.filters import SHORT_SECONDS
+from talkbench.data import acceptance, placing, protocol, reference, snapshot, sound, truth
 from talkbench.data.folder import Build, read_json, write_json
 from talkbench.data.manifest import (
     FRAME_RATE,
@@ -25,6 +24,7 @@ from talkbench.data.manifest import (
     AudioInfo,
     Availability,
     Expect,
+    GroundTruth,
     Prompt,
     ReferenceInfo,
     Sample,
@@ -41,7 +41,7 @@ from talkbench.ids import digest, sha256_file
 from talkbench.progress import Progress, Silent
 from talkbench.schema import Asset, Item
 
-RENDER_VERSION = 1
+RENDER_VERSION = 2
 """Bumped whenever the same media would give other bytes."""
 
 GENERIC_PROMPT = "A person talks to the camera; the camera does not move and the background stays still."
@@ -71,8 +71,8 @@ def render(build: Build, *, version: str = "1.0.0", progress: Progress | None = 
         TalkbenchError: If a stage before is missing, or the version is malformed.
     """
     check_version(version)
-    selection = fetch.load_selection(build)
-    states = fetch.frozen(build, selection)
+    selection = snapshot.load_selection(build)
+    states = snapshot.frozen(build, selection)
     usable = {key: state.status == "available" for key, state in states.items()}
     selected = read_json(build.select_report, "talkbench data select")
     indexed = read_json(build.index_report, "talkbench data index")
@@ -116,7 +116,7 @@ class _Maker:
             raise Unscorable("reserve-exhausted", "no clip is left for the slot")
         state = states[placing.key(placed.entry)]
         for path, sha256 in zip(
-            fetch.pieces(self._build, placed.entry), (state.media_sha256, state.reference_sha256), strict=True
+            snapshot.pieces(self._build, placed.entry), (*state.media_sha256, state.reference_sha256), strict=True
         ):
             if not path.is_file():
                 raise Unscorable("media-missing", f"{path} is not there")
@@ -131,12 +131,13 @@ class _Maker:
     def _made(self, slot: Selected, entry: Selected, state: Availability, folder: Path, inputs: str) -> Sample:
         if slot.orientation is None:
             raise TalkbenchError(f"{self._build.selection}: slot {slot.slot} has no orientation; select again.")
-        window, reference_file = fetch.pieces(self._build, entry)
-        seconds = entry.segments[0].end - entry.segments[0].start
-        heard = sound.prepare(window, seconds, below_seconds=SHORT_SECONDS[1] if entry.tier == "short" else None)
+        *windows, reference_file = snapshot.pieces(self._build, entry)
+        heard = acceptance.heard(entry, windows)
         chosen = reference.choose(reference_file)
-        picture = reference.crop(chosen.frame_HWC, slot.orientation)
+        face = state.measured.face_box if state.measured else None
+        picture = reference.crop(chosen.frame_HWC, slot.orientation, face)
         full = Image.fromarray(chosen.frame_HWC)
+        rows, columns = chosen.frame_HWC.shape[:2]
         atomic.write_bytes(folder / "audio.wav", heard.wav())
         atomic.write_bytes(folder / "ref.png", reference.png(picture))
         atomic.write_bytes(folder / "ref_full.png", reference.png(full))
@@ -149,14 +150,16 @@ class _Maker:
             assembly=entry.assembly,
             source=SourceInfo(
                 dataset=entry.dataset,
-                revision=self._revisions["talkvid" if entry.dataset != "speakervid" else "speakervid"],
+                revision=self._revisions["talkvid" if entry.dataset == "talkvid-bench" else entry.dataset],
                 platform="youtube",
                 source_key=entry.source_key,
                 person_key=entry.person_key,
                 segments=entry.segments,
+                gap_policy=None if entry.assembly == "continuous" else sound.GAP_POLICY,
+                known_contaminated=entry.dataset in protocol.KNOWN_CONTAMINATED,
                 licence=protocol.LICENCES[entry.dataset],
                 retrieved=state.retrieved,
-                media_sha256=str(state.media_sha256),
+                media_sha256=state.media_sha256,
             ),
             strata=SampleStrata(**entry.strata.model_dump(), orientation=slot.orientation),
             audio=AudioInfo(
@@ -180,10 +183,11 @@ class _Maker:
                 source_key=origin.source_key,
                 source_time=round(origin.start + chosen.seconds, 3),
                 ref_rule=origin.rule,
-                checks=reference.CHECKS,
-                face_box=None,
-                face_share=None,
+                checks=reference.CHECKS + (reference.BY_NETWORKS if state.measured else ()),
+                face_box=reference.in_crop(face, columns, rows, slot.orientation) if face else None,
+                face_share=state.measured.face_share if state.measured else None,
             ),
+            ground_truth=self._truth(slot, state, windows[0], folder, heard) if entry.filmed else None,
             prompt=Prompt(generic=GENERIC_PROMPT),
             expect=Expect(fps=FRAME_RATE, frames=round(heard.seconds * FRAME_RATE)),
             selection=Selection(
@@ -197,6 +201,22 @@ class _Maker:
         write_json(folder / "sample.json", {"inputs": inputs, "sample": json.loads(line(sample))})
         return sample
 
+    def _truth(
+        self, slot: Selected, state: Availability, window: Path, folder: Path, heard: sound.Sound
+    ) -> GroundTruth:
+        path = folder / "gt.mp4"
+        orientation = str(slot.orientation)
+        face = state.measured.window_face_box if state.measured else None
+        num_frames = truth.write(window, path, orientation, face, heard.audio_N)
+        return GroundTruth(
+            path=f"samples/{slot.slot}/gt.mp4",
+            sha256=sha256_file(path),
+            pixels_digest=truth.pixels(path),
+            size=reference.SIZES[orientation],
+            fps=FRAME_RATE,
+            frames=num_frames,
+        )
+
 
 def _kept(release: Path, folder: Path, inputs: str) -> Sample | None:
     """Return the sample of an earlier run if it was made from the same inputs and its files are whole."""
@@ -205,9 +225,7 @@ def _kept(release: Path, folder: Path, inputs: str) -> Sample | None:
         sample = Sample.model_validate(stored["sample"])
     except (FileNotFoundError, ValueError, KeyError, TypeError, ValidationError):
         return None
-    files = ((sample.audio.path, sample.audio.sha256), (sample.reference.path, sample.reference.sha256),
-             (sample.reference.full_path, sample.reference.full_sha256))  # fmt: skip
-    whole = all((release / path).is_file() and sha256_file(release / path) == sha256 for path, sha256 in files)
+    whole = all((release / path).is_file() and sha256_file(release / path) == sha256 for path, sha256 in sample.files)
     return sample if whole and stored["inputs"] == inputs else None
 
 

@@ -17,12 +17,15 @@ from talkbench import atomic
 from talkbench.data import exclusions, pools, protocol
 from talkbench.data.allocate import Pool, Used, allocate
 from talkbench.data.folder import Build, read_json, write_json
-from talkbench.data.manifest import ReferenceClip, Segment, Selected, Strata, line
+from talkbench.data.manifest import HostedFiles, ReferenceClip, Segment, Selected, Strata, line
 from talkbench.data.records import SCHEMA
+from talkbench.data.spans import Window
 from talkbench.errors import TalkbenchError
 from talkbench.ids import sha256_file
 
 MAX_REFERENCES = 5
+MIN_PIECE_SECONDS = 1.0
+"""What an utterance must add where it overlaps the one before."""
 PREFIX = {"short": "tbs", "long": "tbl"}
 
 
@@ -83,7 +86,7 @@ def select(
         entries, quotas[tier] = _tier(build.candidates, tier, plan, clips, used, seed)
         chosen += entries
     related = exclusions.related(build.candidates, chosen)
-    chosen = [_with_references(entry, related) for entry in chosen]
+    chosen = [_with_references(_with_pieces(entry, related, seed), related) for entry in chosen]
     text = "".join(f"{line(entry)}\n" for entry in chosen)
     if build.snapshot.is_file() and (not build.selection.is_file() or build.selection.read_text("utf-8") != text):
         raise TalkbenchError(
@@ -113,8 +116,18 @@ def _tier(
     """Choose one tier; return its entries and the table of wanted and achieved numbers."""
     wanted, codes = _quotas(plan, clips)
     axes = list(wanted)
-    pool = Pool(np.stack([codes[axis] for axis in axes], axis=1), clips.position(), clips.persons_N, clips.sources_N)
-    taken = allocate(pool, [list(wanted[axis].values()) for axis in axes], plan.size, used)
+    kinds = [window.assembly for window in clips.windows] or ["continuous"] * clips.rows_N.size
+    pool = Pool(
+        cells_NA=np.stack([codes[axis] for axis in axes], axis=1),
+        position_N=clips.position(),
+        persons_N=clips.persons_N,
+        sources_N=clips.sources_N,
+        joined_N=np.array([kind != "continuous" for kind in kinds], bool),
+        last_N=np.array([kind == "joined" for kind in kinds], bool),
+    )
+    part, whole = protocol.JOINED_PART
+    most = plan.size * part // whole
+    taken = allocate(pool, [list(wanted[axis].values()) for axis in axes], plan.size, used, max_joined=most)
     accepted = taken[: plan.size]
     rows = pools.take(table, clips.rows_N[np.array(taken, np.int64)], SCHEMA.names)
     orientation = _orientations([row["clip_id"] for row in rows[: plan.size]], plan, seed)
@@ -125,6 +138,8 @@ def _tier(
         xl = "length" in codes and codes["length"][index] == 1 and (at >= plan.size or num_xl < room_xl)
         num_xl += xl and at < plan.size
         names = list(wanted["language"])
+        window = clips.windows[index] if clips.windows else None
+        assembly = "continuous" if window is None or (window.assembly == "joined_xl" and not xl) else window.assembly
         entries.append(
             Selected(
                 tier="long" if tier == "long" else "short",
@@ -135,8 +150,11 @@ def _tier(
                 clip_id=row["clip_id"],
                 person_key=row["person_key"],
                 source_key=row["source_key"],
-                segments=(_window(tier, row, clips, index, seed, xl=bool(xl)),),
+                segments=_segments(row, window, seed, xl=bool(xl)),
+                assembly=assembly,
                 xl=bool(xl),
+                filmed=window is None or window.filmed,
+                hosted=HostedFiles(video=row["video_path"], audio=row["audio_path"]) if row["video_path"] else None,
                 orientation=orientation.get(row["clip_id"]),
                 strata=_strata(row, pools.cells("framing")[codes["framing"][index]]),
                 width=row["width"],
@@ -150,6 +168,9 @@ def _tier(
         axis: {cell: [number, int(achieved[axis][i])] for i, (cell, number) in enumerate(wanted[axis].items())}
         for axis in axes
     }
+    if clips.windows:
+        counted = Counter(entry.assembly == "continuous" for entry in entries if entry.slot)
+        table_of["assembly"] = {"uncut": [plan.size - most, counted[True]], "joined": [most, counted[False]]}
     turns = protocol.apportion(plan.orientation, plan.size)
     given = Counter(orientation.values())
     table_of["orientation"] = {cell: [number, given[cell]] for cell, number in turns.items()}
@@ -193,14 +214,48 @@ def _orientations(clip_ids: Sequence[str], plan: protocol.TierPlan, seed: int) -
     return dict(zip(ordered, cells, strict=False))
 
 
-def _window(tier: str, row: Mapping[str, Any], clips: pools.Clips, index: int, seed: int, *, xl: bool) -> Segment:
-    """Return the seconds of the source that are heard."""
-    if tier == "short":
-        return Segment(start=row["start"], end=row["end"])
+def _segments(row: Mapping[str, Any], window: Window | None, seed: int, *, xl: bool) -> tuple[Segment, ...]:
+    """Return the seconds of the source that are heard; none yet where they are joined from clips."""
+    if window is None:
+        return (Segment(start=row["start"], end=row["end"]),)
+    if window.assembly == "joined":
+        return ()
+    name = row["clip_id"]
     low, high = protocol.XL_SECONDS if xl else protocol.LONG_SECONDS
-    seconds = protocol.draw(seed, "length", row["clip_id"], low, min(high, int(clips.span_N[index])))
-    start = float(clips.start_N[index])
-    return Segment(start=start, end=round(start + seconds, 6))
+    if xl and len(window.spans) == 2:
+        seconds = protocol.draw(seed, "length", name, low, min(high, int(sum(length for _, length in window.spans))))
+        (start, length), (start_2, length_2) = window.spans
+        first = max(min(length, seconds / 2), seconds - length_2)
+        return (
+            Segment(start=start, end=round(start + first, 6)),
+            Segment(start=start_2, end=round(start_2 + seconds - first, 6), pause_seconds=_pause(seed, name, 1)),
+        )
+    start, length = window.spans[0]
+    seconds = protocol.draw(seed, "length", name, low, min(high, int(length)))
+    return (Segment(start=start, end=round(start + seconds, 6)),)
+
+
+def _with_pieces(entry: Selected, related: Sequence[Mapping[str, Any]], seed: int) -> Selected:
+    """Fill a joined entry with the person's utterances in time order, none twice, until they last long enough."""
+    if entry.segments:
+        return entry
+    own = (r for r in related if (r["person_key"], r["source_key"]) == (entry.person_key, entry.source_key))
+    wanted = protocol.draw(seed, "length", entry.clip_id, *protocol.LONG_SECONDS)
+    found: list[Segment] = []
+    heard = 0.0
+    for row in sorted(own, key=lambda row: (row["start"], row["end"], row["clip_id"])):
+        start = max(row["start"], found[-1].end) if found else row["start"]
+        if row["end"] - start < MIN_PIECE_SECONDS or heard >= wanted:
+            continue
+        pause = _pause(seed, entry.clip_id, len(found)) if found else 0.0
+        found.append(Segment(start=start, end=row["end"], pause_seconds=pause))
+        heard += found[-1].seconds + pause
+    return entry.model_copy(update={"segments": tuple(found)})
+
+
+def _pause(seed: int, clip_id: str, number: int) -> float:
+    """Return the seconds of room tone before a piece."""
+    return protocol.draw(seed, f"pause-{number}", clip_id, *protocol.PAUSE_MS) / 1000
 
 
 def _strata(row: Mapping[str, Any], framing: str) -> Strata:
@@ -215,7 +270,8 @@ def _strata(row: Mapping[str, Any], framing: str) -> Strata:
 
 def _with_references(entry: Selected, related: Sequence[Mapping[str, Any]]) -> Selected:
     """Add where the reference image may come from: other clips outside the window, those before it first."""
-    window = entry.segments[0]
+    # Whatever lies between joined pieces counts as heard.
+    window = Segment(start=entry.segments[0].start, end=entry.segments[-1].end)
     away = protocol.AWAY_SECONDS
     found: list[tuple[tuple[Any, ...], ReferenceClip]] = []
     for row in related:

@@ -1,19 +1,15 @@
-"""The sound of a sample: cut, mixed, resampled, levelled, measured; the same samples on every run.
-
-Loudness is that of ITU-R BS.1770-4. Its two filters, published for 48 kHz, are computed for any rate from the analogue
-prototypes behind them (De Man, Evaluation of Implementations of the EBU R128 Loudness Measurement, 2018).
-"""
+"""The sound of a sample: cut, mixed, resampled, joined, levelled, measured; the same samples on every run."""
 
 from __future__ import annotations
 
-import io
 import math
-import wave
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyloudnorm
 from numpy.typing import NDArray
 from scipy import signal
 
@@ -25,8 +21,28 @@ RATE_HZ, FRAME_SAMPLES = 16_000, 640
 TARGET_LUFS, MAX_TRUE_PEAK_DBFS = -23.0, -2.0
 MAX_MISSING_SECONDS = 0.2
 SILENT_LUFS = -70.0
+GAP_POLICY = "0.3-0.6 s of the room tone of the piece before, faded over 20 ms; pieces at one loudness"
+_BLOCK_SECONDS = 0.4
+_FADE_SECONDS, _TONE_STEP_SECONDS = 0.02, 0.01
 _VAD_SECONDS, _VAD_ABOVE_FLOOR_DB, _VAD_LEAST_DB = 0.02, 10.0, -50.0
 _BRIDGED_SECONDS = 0.2
+
+Mono = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the sound.
+
+    Attributes:
+        path: Media file that begins where the piece begins.
+        seconds: Its length.
+        pause_seconds: Room tone before it.
+    """
+
+    path: Path
+    seconds: float
+    pause_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,34 +63,22 @@ class Sound:
 
     def wav(self) -> bytes:
         """Return the bytes of a WAV file."""
-        file = io.BytesIO()
-        with wave.open(file, "wb") as writer:
-            writer.setnchannels(1)
-            writer.setsampwidth(2)
-            writer.setframerate(RATE_HZ)
-            writer.writeframes(self.audio_N.astype("<i2").tobytes())
-        return file.getvalue()
+        return audio.wav(self.audio_N, RATE_HZ)
 
 
-def prepare(path: Path, seconds: float, *, below_seconds: float | None = None) -> Sound:
-    """Return the first seconds of a file's sound as the benchmark hands it to systems.
+def prepare(pieces: Sequence[Piece], *, below_seconds: float | None = None) -> Sound:
+    """Return the sound of a sample as the benchmark hands it to systems.
 
     Args:
-        path: Media file that begins where the window begins.
-        seconds: Length of the window; padded to whole frames of 25 fps.
+        pieces: What is heard, in order; padded to whole frames of 25 fps.
         below_seconds: The result stays shorter than this, by cutting frames off its end.
 
     Raises:
         Unscorable: `no-audio`, `sound-too-short` or `silent`.
     """
-    facts = probe.probe(path).audio
-    if facts is None:
-        raise Unscorable("no-audio", "the file has no sound")
-    native = audio.load(path, facts.rate_hz)
-    missing = seconds - native.size / facts.rate_hz
-    if missing > MAX_MISSING_SECONDS:
-        raise Unscorable("sound-too-short", f"{missing:.2f} s of {seconds:.2f} s of sound are missing")
-    samples = _resampled(native[: round(seconds * facts.rate_hz)], Fraction(RATE_HZ, facts.rate_hz))
+    loaded = [_loaded(piece) for piece in pieces]
+    samples = loaded[0] if len(loaded) == 1 else join(loaded, [piece.pause_seconds for piece in pieces[1:]])
+    seconds = sum(piece.seconds + piece.pause_seconds for piece in pieces)
     num_frames = math.ceil(round(seconds * RATE_HZ) / FRAME_SAMPLES)
     if below_seconds is not None:
         num_frames = min(num_frames, math.ceil(below_seconds * RATE_HZ / FRAME_SAMPLES) - 1)
@@ -89,27 +93,44 @@ def prepare(path: Path, seconds: float, *, below_seconds: float | None = None) -
     return Sound(audio_N, *(round(x, 2) for x in (loudness(final), true_peak(final), before, ratio_of_speech, gap)))
 
 
-def loudness(samples_N: NDArray[np.float64], rate_hz: int = RATE_HZ) -> float:
-    """Return the gated integrated loudness in LUFS; -70 for silence."""
-    weighted = samples_N
-    for b, a in (_shelf(rate_hz), _high_pass(rate_hz)):
-        weighted = signal.lfilter(b, a, weighted)
-    block, hop = round(0.4 * rate_hz), round(0.1 * rate_hz)
-    if weighted.size < block:
-        weighted = np.pad(weighted, (0, block - weighted.size))
-    power = np.r_[0.0, np.cumsum(np.square(weighted))]
-    starts = np.arange(0, weighted.size - block + 1, hop)
-    blocks = np.maximum((power[starts + block] - power[starts]) / block, 1e-20)
-    levels = -0.691 + 10 * np.log10(blocks)
-    heard = blocks[levels >= SILENT_LUFS]
-    if not heard.size:
-        return SILENT_LUFS
-    gate = -0.691 + 10 * math.log10(heard.mean()) - 10
-    kept = blocks[(levels >= SILENT_LUFS) & (levels > gate)]
-    return -0.691 + 10 * math.log10(kept.mean())
+def join(pieces: Sequence[Mono], pauses_seconds: Sequence[float]) -> Mono:
+    """Return pieces one after the other at one loudness, with room tone between them; nothing is heard twice.
+
+    The tone of a pause is the quietest stretch of the piece before it, so that no two pauses are alike.
+
+    Args:
+        pieces: At `RATE_HZ`, each longer than the pause after it.
+        pauses_seconds: One fewer than pieces.
+    """
+    levels = np.array([loudness(piece_N) for piece_N in pieces])
+    heard = levels > SILENT_LUFS
+    common = float(np.median(levels[heard])) if heard.any() else SILENT_LUFS
+    gains = np.where(heard, 10 ** ((common - levels) / 20), 1.0)
+    level = [piece_N * gain for piece_N, gain in zip(pieces, gains, strict=True)]
+    fade = round(_FADE_SECONDS * RATE_HZ)
+    pauses = [round(seconds * RATE_HZ) for seconds in pauses_seconds]
+    joined = np.zeros(sum(piece_N.size for piece_N in level) + sum(pauses))
+    at = 0
+    for number, piece_N in enumerate(level):
+        joined[at : at + piece_N.size] += _faded(piece_N, fade, start=number > 0, end=number < len(pauses))
+        at += piece_N.size
+        if number < len(pauses):
+            # The tone fades in where the piece fades out, and out where the next one fades in.
+            tone_N = _faded(_quietest(piece_N, pauses[number] + 2 * fade), fade, start=True, end=True)
+            joined[at - fade : at - fade + tone_N.size] += tone_N
+            at += pauses[number]
+    return joined
 
 
-def true_peak(samples_N: NDArray[np.float64]) -> float:
+def loudness(samples_N: Mono, rate_hz: int = RATE_HZ) -> float:
+    """Return the gated integrated loudness by ITU-R BS.1770-4 in LUFS; -70 for silence."""
+    missing = math.ceil(_BLOCK_SECONDS * rate_hz) - samples_N.size
+    # The filters of De Man (2018): the standard's, computed for any rate from its analogue prototypes.
+    meter = pyloudnorm.Meter(rate_hz, filter_class="DeMan", block_size=_BLOCK_SECONDS)
+    return max(SILENT_LUFS, float(meter.integrated_loudness(np.pad(samples_N, (0, max(0, missing))))))
+
+
+def true_peak(samples_N: Mono) -> float:
     """Return the peak after fourfold oversampling, in dB of full scale."""
     peak = 0.0
     # In blocks, so that twenty minutes do not become eighty.
@@ -119,7 +140,7 @@ def true_peak(samples_N: NDArray[np.float64]) -> float:
     return 20 * math.log10(max(peak, 1e-10))
 
 
-def speech(samples_N: NDArray[np.float64], rate_hz: int = RATE_HZ) -> tuple[float, float]:
+def speech(samples_N: Mono, rate_hz: int = RATE_HZ) -> tuple[float, float]:
     """Return the share of time with sound well above the floor, and the longest pause in seconds, both by energy.
 
     Pauses below 0.2 s count as speech. Music counts as speech too: this refuses silence, it does not prove speech.
@@ -136,28 +157,44 @@ def speech(samples_N: NDArray[np.float64], rate_hz: int = RATE_HZ) -> tuple[floa
     return 1 - sum(long) / max(1, level.size), max(long, default=0) * _VAD_SECONDS
 
 
-def _resampled(samples_N: Samples, ratio: Fraction) -> NDArray[np.float64]:
+def _loaded(piece: Piece) -> Mono:
+    """Return a piece at `RATE_HZ`, exactly as long as it is said to be."""
+    facts = probe.probe(piece.path).audio
+    if facts is None:
+        raise Unscorable("no-audio", "the file has no sound")
+    native = audio.load(piece.path, facts.rate_hz)
+    missing = piece.seconds - native.size / facts.rate_hz
+    if missing > MAX_MISSING_SECONDS:
+        raise Unscorable("sound-too-short", f"{missing:.2f} s of {piece.seconds:.2f} s of sound are missing")
+    samples = _resampled(native[: round(piece.seconds * facts.rate_hz)], Fraction(RATE_HZ, facts.rate_hz))
+    size = round(piece.seconds * RATE_HZ)
+    return np.pad(samples, (0, max(0, size - samples.size)))[:size]
+
+
+def _quietest(samples_N: Mono, size: int) -> Mono:
+    """Return the stretch of least energy, the earliest of equals; all there is if it is shorter."""
+    step = round(_TONE_STEP_SECONDS * RATE_HZ)
+    energy = np.r_[0.0, np.cumsum(np.square(samples_N))]
+    starts = np.arange(0, max(1, samples_N.size - size + 1), step)
+    best = int(starts[np.argmin(energy[np.minimum(starts + size, samples_N.size)] - energy[starts])])
+    return samples_N[best : best + size]
+
+
+def _faded(samples_N: Mono, fade: int, *, start: bool, end: bool) -> Mono:
+    ramp = (np.arange(fade) + 0.5) / fade
+    faded = samples_N.copy()
+    if start:
+        faded[:fade] *= ramp
+    if end:
+        faded[-fade:] *= ramp[::-1]
+    return faded
+
+
+def _resampled(samples_N: Samples, ratio: Fraction) -> Mono:
     if ratio == 1:
         return samples_N.astype(np.float64)
     # Kaiser window with beta 14: stop band below -140 dB, pass band to 0.92 of the lower Nyquist frequency.
     most = max(ratio.numerator, ratio.denominator)
     taps = signal.firwin(2 * 128 * most + 1, 0.96 / most, window=("kaiser", 14.0))
-    done: NDArray[np.float64] = signal.resample_poly(
-        samples_N.astype(np.float64), ratio.numerator, ratio.denominator, window=taps
-    )
+    done: Mono = signal.resample_poly(samples_N.astype(np.float64), ratio.numerator, ratio.denominator, window=taps)
     return done
-
-
-def _shelf(rate_hz: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    k, q = math.tan(math.pi * 1681.974450955533 / rate_hz), 0.7071752369554196
-    high = 10 ** (3.999843853973347 / 20)
-    middle = high**0.4996667741545416
-    a = np.array([1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k])
-    b = np.array([high + middle * k / q + k * k, 2 * (k * k - high), high - middle * k / q + k * k])
-    return b / a[0], a / a[0]
-
-
-def _high_pass(rate_hz: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    k, q = math.tan(math.pi * 38.13547087602444 / rate_hz), 0.5003270373238773
-    a = np.array([1 + k / q + k * k, 2 * (k * k - 1), 1 - k / q + k * k])
-    return np.array([1.0, -2.0, 1.0]), a / a[0]

@@ -8,19 +8,21 @@ import lzma
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from talkbench.data import speakervid, talkvid
+from talkbench.data import hdtf, speakervid, talkvid
+from talkbench.data.estimates import Estimates, read_estimates
+from talkbench.data.labels import KINDS, Joiner, Labels
 from talkbench.data.records import Candidate, Rejected
 from talkbench.data.stream import Broken, elements_of
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest, sha256_file
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Bumped whenever the same file would give other rows; enters the name of every finished part."""
 
 MAX_MEMBER_BYTES = 4 << 20
@@ -47,13 +49,24 @@ class Counts:
 
 @dataclass(frozen=True)
 class Source:
-    """One metadata file (or folder of loose JSON files) and how it is read."""
+    """One metadata file (or folder of loose JSON files, or part of HDTF) and how it is read.
+
+    Attributes:
+        dataset: Whose reader takes it.
+        path: The file; for HDTF the table of times.
+        sha256: Of its bytes, or of those of all files that belong together.
+        test_clips: SpeakerVid: the test split.
+        estimates: Clip name -> estimated labels.
+        labels: SpeakerVid: clip name -> raw labels.
+        companions: Digest of what else the rows depend on.
+    """
 
     dataset: str
     path: Path
     sha256: str
     test_clips: frozenset[str] = frozenset()
-    estimates: speakervid.Estimates = field(default_factory=dict)
+    estimates: Estimates = field(default_factory=dict)
+    labels: Mapping[str, Labels] = field(default_factory=dict)
     companions: str = ""
 
     @property
@@ -67,26 +80,24 @@ class Source:
             for element in elements_of(self.path):
                 yield from _taken(partial(talkvid.parse, element), element, talkvid.KNOWN_FIELDS, counts)
             return
+        if self.dataset == "hdtf":
+            part = self.path.name.removesuffix(hdtf.TIMES)
+            for found in hdtf.parse(self.path.parent, part, self.estimates):
+                counts.read += 1
+                if isinstance(found, Rejected):
+                    counts.rejected[str(found)] += 1
+                else:
+                    yield found
+            return
         for name, element in self._annotations():
-            parse = partial(speakervid.parse, name, element, test_clips=self.test_clips, estimates=self.estimates)
+            parse = partial(
+                speakervid.parse, name, element,
+                test_clips=self.test_clips, estimates=self.estimates, labels=self.labels,
+            )  # fmt: skip
             yield from _taken(parse, element, speakervid.KNOWN_FIELDS, counts)
 
     def _annotations(self) -> Iterator[tuple[str, Any]]:
-        if self.path.is_dir():
-            documents: Iterator[tuple[str, bytes | Broken]] = (
-                (path.name, path.read_bytes()) for path in _loose(self.path)
-            )
-        elif self.path.name.endswith(_ARCHIVES):
-            documents = _members(self.path)
-        else:
-            for element in elements_of(self.path):
-                if isinstance(element, Broken):
-                    yield "", element
-                else:
-                    yield from speakervid.named("", element)
-            return
-        for name, data in documents:
-            value = data if isinstance(data, Broken) else _document(data)
+        for name, value in documents(self.path):
             if isinstance(value, Broken):
                 yield name, value
             else:
@@ -108,7 +119,8 @@ def talkvid_sources(given: Path) -> list[Source]:
 def speakervid_sources(given: Path, estimates: Path | None, rejected: Counter[str]) -> list[Source]:
     """Return the annotation archives of SpeakerVid-5M below a path, with its test split and the estimated labels.
 
-    Both layouts are accepted: `merged_anno/tar_batch_*.tar.gz` and the older flat `merge_anno`, packed or not.
+    Both layouts are accepted: `merged_anno/tar_batch_*.tar.gz` and the older flat `merge_anno`, packed or not; raw
+    labels are taken from `asr`, `anno` and `l_score` where they are, below `raw_labels` or not.
 
     Raises:
         TalkbenchError: If there is none.
@@ -119,31 +131,94 @@ def speakervid_sources(given: Path, estimates: Path | None, rejected: Counter[st
     names: frozenset[str] = frozenset()
     for path in tests:
         names |= speakervid.read_test_clips(path, rejected)
-    labels = {} if estimates is None else speakervid.read_estimates(_there(estimates), rejected)
-    companions = digest([*(sha256_file(p) for p in tests), "" if estimates is None else sha256_file(estimates)])
-    found = []
-    for path in _annotation_files(given):
-        sha256 = _folder_digest(path) if path.is_dir() else sha256_file(path)
-        found.append(Source("speakervid", path, sha256, names, labels, companions))
+    guesses = {} if estimates is None else read_estimates(_there(estimates), rejected)
+    joined = {kind: _files(given, (kind,)) for kind in KINDS}
+    labels = _labels(joined, names, rejected)
+    companions = digest(
+        [
+            *(sha256_file(p) for p in tests),
+            "" if estimates is None else sha256_file(estimates),
+            {kind: [_sha256(path) for path in paths] for kind, paths in joined.items()},
+        ]
+    )
+    found = [
+        Source("speakervid", path, _sha256(path), names, guesses, labels, companions)
+        for path in _files(given, ("merged_anno", "merge_anno"))
+    ]
     if not found:
         raise TalkbenchError(f"no SpeakerVid annotations below {given}: expected merged_anno/tar_batch_*.tar.gz.")
     return found
 
 
-def _annotation_files(given: Path) -> list[Path]:
+def hdtf_sources(given: Path, estimates: Path | None, rejected: Counter[str]) -> list[Source]:
+    """Return the parts of HDTF in a folder.
+
+    Raises:
+        TalkbenchError: If there is none.
+    """
+    folder = given / "HDTF_dataset" if (given / "HDTF_dataset").is_dir() else given
+    found = hdtf.parts(folder) if folder.is_dir() else []
+    if not found:
+        raise TalkbenchError(f"no HDTF tables at {given}: expected HDTF_dataset with RD{hdtf.TIMES} and its like.")
+    guesses = {} if estimates is None else read_estimates(_there(estimates), rejected)
+    companions = "" if estimates is None else sha256_file(estimates)
+    return [
+        Source(
+            "hdtf",
+            folder / f"{part}{hdtf.TIMES}",
+            digest([sha256_file(path) for path in hdtf.files(folder, part)]),
+            estimates=guesses,
+            companions=companions,
+        )
+        for part in found
+    ]
+
+
+def documents(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the JSON documents of a folder, an archive or a file, with the names they go by (empty in a file)."""
+    if path.is_dir():
+        given: Iterator[tuple[str, bytes | Broken]] = ((each.name, each.read_bytes()) for each in _loose(path))
+    elif path.name.endswith(_ARCHIVES):
+        given = _members(path)
+    else:
+        yield from (("", element) for element in elements_of(path))
+        return
+    for name, data in given:
+        yield name, data if isinstance(data, Broken) else _document(data)
+
+
+def _labels(files: Mapping[str, list[Path]], names: frozenset[str], rejected: Counter[str]) -> dict[str, Labels]:
+    joiner = Joiner(names)
+    for kind, paths in files.items():
+        for path in paths:
+            for member, value in documents(path):
+                given = value.items() if not member and isinstance(value, dict) else [(member, value)]
+                for name, each in given:
+                    joiner.add(kind, name.rpartition("/")[2].removesuffix(".json"), each, rejected)
+    return joiner.labels()
+
+
+def _sha256(path: Path) -> str:
+    return _folder_digest(path) if path.is_dir() else sha256_file(path)
+
+
+def _files(given: Path, starts: tuple[str, ...]) -> list[Path]:
+    """Return the files, or folders of loose documents, that go by one of some names below a path."""
     if given.is_file():
-        return [given]
-    folders = sorted(
-        p for p in [given, *given.rglob("*")] if p.is_dir() and p.name.startswith(("merged_anno", "merge_anno"))
-    )
-    flat = [p for p in sorted(given.iterdir()) if p.name.startswith(("merged_anno", "merge_anno")) and p.is_file()]
-    found = list(flat)
+        return [given] if "merged_anno" in starts else []
+    folders = sorted(p for p in [given, *given.rglob("*")] if p.is_dir() and _goes_by(p, starts))
+    found = [p for p in sorted(given.iterdir()) if p.is_file() and _goes_by(p, starts)]
     for folder in folders:
         packed = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name.endswith((*_ARCHIVES, ".jsonl"))]
         found += packed
         if not packed and next(_loose(folder), None) is not None:
             found.append(folder)
     return list(dict.fromkeys(found))
+
+
+def _goes_by(path: Path, names: tuple[str, ...]) -> bool:
+    stem = path.name.partition(".")[0]
+    return stem in names or stem.startswith(tuple(f"{name}_" for name in names))
 
 
 def _there(path: Path) -> Path:

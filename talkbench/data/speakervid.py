@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from talkbench.data.protocol import AGES, ETHNICITIES, GENDERS, LANGUAGES
-from talkbench.data.records import Candidate, Rejected, label, number, origin, required, text
+from talkbench.data.estimates import Estimates, guessed
+from talkbench.data.labels import Labels
+from talkbench.data.records import Candidate, Rejected, number, origin, required, text
 from talkbench.data.stream import Broken, elements_of
 
 KNOWN_FIELDS = frozenset(
@@ -26,10 +27,12 @@ _RANGES = (("start_new", "duration_new"), ("start", "duration"), ("org_start_sec
 _SPLIT = "_full_video_"
 _TAIL = re.compile(r"(\d+)[×x](\d+)_(\d{3,})_([A-Za-z])(?:_.*)?")
 _VIDEO = re.compile(r"[A-Za-z0-9_-]{11}")
-Estimates = Mapping[str, Mapping[str, Any]]
+_NO_LABELS = Labels()
 
 
-def parse(clip_id: str, record: Any, *, test_clips: frozenset[str], estimates: Estimates) -> Candidate:
+def parse(
+    clip_id: str, record: Any, *, test_clips: frozenset[str], estimates: Estimates, labels: Mapping[str, Labels]
+) -> Candidate:
     """Return the candidate of one annotation.
 
     Args:
@@ -37,6 +40,7 @@ def parse(clip_id: str, record: Any, *, test_clips: frozenset[str], estimates: E
         record: The annotation.
         test_clips: Names of the set's own test split.
         estimates: Clip name -> estimated labels.
+        labels: Clip name -> the set's raw labels; known for the test split only.
 
     Raises:
         Rejected: With the reason.
@@ -50,12 +54,11 @@ def parse(clip_id: str, record: Any, *, test_clips: frozenset[str], estimates: E
     if number(record, "is_talking", low=0, high=1) != 1:
         raise Rejected("not-talking")
     start, end = _times(record)
-    guess = estimates.get(clip_id, {})
-    gender, age = label(guess, "gender", GENDERS), label(guess, "age", AGES)
-    ethnicity = label(guess, "ethnicity", ETHNICITIES)
-    language = label(guess, "language", frozenset(LANGUAGES.values()))
-    share = number(guess, "face_share", low=0, high=1)
-    persons = number(record, "clip_speaker_num", low=0, high=1000)
+    guess = guessed(estimates.get(clip_id, {}))
+    raw = labels.get(clip_id, _NO_LABELS)
+    speakers = number(record, "clip_speaker_num", low=0, high=1000)
+    # A listener who is seen counts too: the larger number is the one of people in the picture.
+    persons = max((each for each in (speakers, raw.num_people) if each is not None), default=None)
     return Candidate(
         dataset="speakervid",
         split="test" if clip_id in test_clips else "train",
@@ -67,21 +70,28 @@ def parse(clip_id: str, record: Any, *, test_clips: frozenset[str], estimates: E
         width=int(required(record, "raw_video_width", low=1, high=1 << 16)),
         height=int(required(record, "raw_video_height", low=1, high=1 << 16)),
         fps=FRAME_RATE,
-        gender=gender,
-        gender_origin=origin(gender, "estimated"),
-        age=age,
-        age_origin=origin(age, "estimated"),
-        ethnicity=ethnicity,
-        ethnicity_origin=origin(ethnicity, "estimated"),
-        language=language,
-        language_origin=origin(language, "estimated"),
-        face_share=share,
-        face_share_origin=origin(share, "estimated"),
+        gender=guess.gender,
+        gender_origin=origin(guess.gender, "estimated"),
+        age=guess.age,
+        age_origin=origin(guess.age, "estimated"),
+        ethnicity=guess.ethnicity,
+        ethnicity_origin=origin(guess.ethnicity, "estimated"),
+        language=guess.language,
+        language_origin=origin(guess.language, "estimated"),
+        face_share=guess.face_share,
+        face_share_origin=origin(guess.face_share, "estimated"),
         dover=number(record, "dover", low=0, high=1),
         cotracker=None,
         orientation=None,
         num_persons=None if persons is None else int(persons),
         category=None,
+        sync=number(record, "conf", low=-1000, high=1000),
+        asr_confidence=raw.asr_confidence,
+        no_speech=raw.no_speech,
+        compression=raw.compression,
+        face_sharpness=raw.face_sharpness,
+        video_path=None,
+        audio_path=None,
     )
 
 
@@ -145,21 +155,3 @@ def _names(element: Any) -> Iterator[str]:
         for entry in element.values():
             if isinstance(entry, (list, dict)) or (isinstance(entry, str) and _SPLIT in entry):
                 yield from _names(entry)
-
-
-def read_estimates(path: Path, reasons: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """Return the estimated labels of clips from JSON lines with `clip_id`; a clip with two different lines has none."""
-    found: dict[str, dict[str, Any]] = {}
-    contradictory = set()
-    for element in elements_of(path):
-        reason = None
-        if isinstance(element, Broken):
-            reason = element.reason
-        elif not isinstance(element, dict) or not isinstance(element.get("clip_id"), str):
-            reason = "missing:clip_id"
-        elif found.setdefault(element["clip_id"], element) != element:
-            reason = "contradictory-id"
-            contradictory.add(element["clip_id"])
-        if reason:
-            reasons[reason] = reasons.get(reason, 0) + 1
-    return {name: labels for name, labels in found.items() if name not in contradictory}

@@ -8,7 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from talkbench.data.protocol import AGES, ETHNICITIES, GENDERS, LANGUAGES
-from talkbench.data.records import Candidate, Rejected, label, mapping, number, origin, required, text, youtube_id
+from talkbench.data.records import (
+    Candidate,
+    Rejected,
+    label,
+    mapping,
+    number,
+    origin,
+    path_inside,
+    required,
+    text,
+    youtube_id,
+)
 
 KNOWN_FIELDS = frozenset(
     {"id", "height", "width", "fps", "start-time", "start-frame", "end-time", "end-frame", "durations", "info",
@@ -40,10 +51,10 @@ def parse(record: Any) -> Candidate:
         raise Rejected("bad-link:Video Link")
     source_key = f"yt:{video}"
     person = text(info, "Person ID")
-    hosted = text(record, "video-path") is not None
-    if person is None and not hosted:
+    video_path = path_inside(record, "video-path")
+    if person is None and video_path is None:
         raise Rejected("missing:Person ID")
-    bench = hosted and person is None
+    bench = person is None
     scores = mapping(mapping(record, "head_detail"), "scores")
     gender, age = label(info, "Gender", GENDERS), label(info, "Age Group", AGES)
     ethnicity, language = label(info, "Ethnicity", ETHNICITIES), label(info, "Language", LANGUAGES)
@@ -75,6 +86,13 @@ def parse(record: Any) -> Candidate:
         orientation=number(scores, "avg_orientation", low=-1000, high=100),
         num_persons=1,
         category=text(info, "Video Category"),
+        sync=None,
+        asr_confidence=None,
+        no_speech=None,
+        compression=None,
+        face_sharpness=None,
+        video_path=video_path if bench else None,
+        audio_path=path_inside(record, "audio-path") if bench else None,
     )
 
 

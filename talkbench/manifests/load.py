@@ -1,4 +1,4 @@
-"""Find, read and check suites.
+"""Find and read suites.
 
 A suite is a YAML header (`<name>.v<version>.yaml`) with, beside it, one JSON line per item (`.jsonl`) once its list is
 frozen. A path to a `.jsonl` file of items is a suite too. `mini` is computed, not stored.
@@ -65,6 +65,11 @@ def load(name: str) -> Suite:
     )
 
 
+def folder_of(name: str) -> Path | None:
+    """Return the folder that a suite's files lie in, if it was named by the path of a `.jsonl` file."""
+    return Path(name).parent if name.endswith(".jsonl") else None
+
+
 def read_items(text: str, where: str) -> tuple[Item, ...]:
     """Return the items of a manifest's lines.
 
@@ -89,28 +94,6 @@ def read_items(text: str, where: str) -> tuple[Item, ...]:
     if twice:
         raise TalkbenchError(f"{where}: item ids stand more than once: {', '.join(twice[:5])}.")
     return tuple(items)
-
-
-def check(suite: Suite) -> list[str]:
-    """Return what is wrong with a suite beyond its schema, one sentence each; empty if nothing is."""
-    if suite.items is None:
-        return []
-    rules = {rule.name: rule for rule in suite.tiers}
-    found = []
-    for item in suite.items:
-        rule = rules.get(item.tier)
-        if rule is None:
-            found.append(f"item {item.id}: tier {item.tier!r} is not one of {', '.join(rules)}")
-        elif not rule.admits(item.duration_seconds):
-            allowed = f"{rule.min_seconds:g}-{'' if rule.max_seconds is None else format(rule.max_seconds, 'g')} s"
-            found.append(f"item {item.id}: lasts {item.duration_seconds:.2f} s, but tier {rule.name} holds {allowed}")
-        if item.licence == "unknown":
-            found.append(f"item {item.id}: no licence")
-    for rule in suite.tiers:
-        count = sum(item.tier == rule.name for item in suite.items)
-        if rule.num_items is not None and count != rule.num_items:
-            found.append(f"tier {rule.name}: {count} items, {rule.num_items} expected")
-    return found
 
 
 def matches(item_id: str, patterns: Sequence[str]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from numpy.typing import NDArray
 
 from talkbench.errors import Unscorable
 from talkbench.media import probe
@@ -60,6 +63,19 @@ def load(path: Path, rate_hz: int) -> Samples:
     """Return the whole track `[N]`, aligned to the first frame; memory grows with its length."""
     pieces = list(blocks(path, rate_hz, first_frame_seconds=probe.probe(path).first_frame_seconds))
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def wav(audio_N: Samples | NDArray[np.int16], rate_hz: int) -> bytes:
+    """Return mono samples (int16, or float32 in [-1, 1]) as the bytes of a 16-bit WAV file, the same everywhere."""
+    if audio_N.dtype != np.int16:
+        audio_N = np.rint(np.clip(audio_N, -1.0, 1.0) * 32767).astype(np.int16)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(rate_hz)
+        writer.writeframes(audio_N.astype("<i2").tobytes())
+    return file.getvalue()
 
 
 def _placed(piece: AudioFrame, origin: float, rate_hz: int, next_sample: int) -> tuple[Samples, int]:

@@ -161,4 +161,9 @@ class Performance:
             raise TalkbenchError(
                 f"item {self.item.id} is not of talkbench-mini; known-answer systems need its ground truth."
             )
+        if self.item.generator.get("version") != GENERATOR_VERSION:
+            raise TalkbenchError(
+                f"item {self.item.id} was drawn by generator {self.item.generator.get('version')}, this talkbench has "
+                f"{GENERATOR_VERSION}: use the version of talkbench that its manifest came with."
+            )
         return self.item.generator

@@ -28,9 +28,9 @@ def talk(seconds: float, rate_hz: int = 48_000) -> np.ndarray:
 
 def make_template(path: Path, seconds: int, *, height: int = 720, rate: int = 1, audio: bool = True) -> Path:
     """Write a clip of a textured ground that changes a little from frame to frame."""
-    ground = np.random.default_rng(3).integers(60, 180, (height // 16, height // 9, 3), np.uint8)
-    whole = np.kron(ground, np.ones((16, 16, 1), np.uint8))
-    frames = (whole + np.uint8(n % 5) for n in range(seconds * rate))
+    ground = np.random.default_rng(3).integers(60, 180, (height // 72, height // 9 * 16 // 72, 3), np.uint8)
+    whole = np.kron(ground, np.ones((72, 72, 1), np.uint8))
+    frames = (whole + np.uint8(n % 5 // 4) for n in range(seconds * rate))
     sound = talk(seconds) if audio else None
     write_clip(path, frames, frame_rate=Fraction(rate), audio_N=sound, audio_rate_hz=48_000,
                encoding=Encoding(crf=30, preset="ultrafast"))  # fmt: skip

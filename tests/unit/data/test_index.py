@@ -114,6 +114,8 @@ def test_an_element_without_end_does_not_fill_the_memory(tmp_path: Path, monkeyp
         (changed(height=0), "out-of-range:height"),
         (changed(fps=float("nan")), "out-of-range:fps"),
         (changed(width=10**400), "out-of-range:width"),
+        (changed(**{"video-path": "../a.mp4"}), "bad-path:video-path"),
+        (changed(**{"video-path": 3}), "wrong-type:video-path"),
     ],
 )
 def test_a_wrong_record_is_counted_under_its_reason_and_costs_no_other(
