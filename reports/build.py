@@ -22,8 +22,18 @@ WORST = "#worst"
 Measured = dict[tuple[str, str], aggregate.Column]
 
 
+class NoValuesError(TalkbenchError):
+    """The run has no value for anything that the table shows."""
+
+
 def table(
-    run: Run, spec: Spec, name: str, *, policy: aggregate.Policy = "complete", systems: Sequence[str] = ()
+    run: Run,
+    spec: Spec,
+    name: str,
+    *,
+    policy: aggregate.Policy = "complete",
+    systems: Sequence[str] = (),
+    notes: Footnotes | None = None,
 ) -> Table:
     """Return the measured table of a spec.
 
@@ -33,10 +43,13 @@ def table(
         name: The table's name.
         policy: What to do about missing rows; see `talkbench.stats.aggregate`.
         systems: Which systems, in order; all by default.
+        notes: Footnotes to go on with, where several tables share theirs.
 
     Raises:
-        TalkbenchError: If the run has no value for any output of the spec, or not that system.
+        NoValuesError: If the run has no value for any output of the spec.
+        TalkbenchError: If the run has not that system.
     """
+    notes = notes or Footnotes()
     present = {system.name: system for system in run.systems()}
     for system in systems:
         if system not in present:
@@ -50,8 +63,7 @@ def table(
     wanted = [output for base in spec.outputs for output in known.values() if declared_id(output.id) == base]
     shown = [o for o in wanted if any(_has_value(column) for (_, out), column in measured.items() if out == o.id)]
     if not shown:
-        raise TalkbenchError(f"{run.path} has no value for {spec.title!r}. It needs: {spec.needs}.")
-    notes = Footnotes()
+        raise NoValuesError(f"{run.path} has no value for {spec.title!r}. It needs: {spec.needs}.")
     columns = tuple(column for output in shown for column in _heads(output, measured, notes))
     blocks = tuple(
         Block(
@@ -66,12 +78,13 @@ def table(
         if any((rule.name, output.id) in measured and _has_value(measured[rule.name, output.id]) for output in shown)
     )
     if len(blocks) == 0:
-        raise TalkbenchError(f"{run.path} has no scored clip.")
-    caption = f"{spec.caption} {_policy(policy)}"
+        raise NoValuesError(f"{run.path} has no scored clip.")
+    caption = f"{spec.caption} {policy_told(policy)}"
     return Table(name, spec.title, caption, columns, blocks, footnotes=notes.texts | _hidden(spec, shown, rows))
 
 
-def _policy(policy: aggregate.Policy) -> str:
+def policy_told(policy: aggregate.Policy) -> str:
+    """Return in words what is done about missing rows."""
     if policy == "complete":
         return (
             "Missing rows: each column is averaged over the clips for which every system has a value, if there are any."
@@ -99,6 +112,8 @@ def _head(output: Output, measured: Measured, notes: Footnotes) -> Column:
     texts = {note for (_, out), column in measured.items() if out == output.id for note in column.notes}
     # Which weights is a footnote: a column's head has no room for it, and no other kind ever shares the column.
     label = aggregate.known_outputs()[declared_id(output.id)].label
+    if output.id.startswith("speed."):  # one word, many meanings: which one it is belongs under the table
+        texts.add(f"{label}: {output.description.rstrip('.')}")
     return Column(
         id=output.id,
         label=label,

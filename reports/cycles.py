@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from talkbench.errors import TalkbenchError
-from talkbench.registry import suggest
 from talkbench.schema import ProfileRecord
 from talkbench.store.run import Run
 
@@ -61,11 +59,7 @@ def write(run: Run, folder: Path, formats: Sequence[str]) -> list[Path]:
     Raises:
         TalkbenchError: If a format is unknown, or the run has no profile.
     """
-    for kind in formats:
-        if kind not in figures.FORMATS:
-            raise TalkbenchError(
-                f"unknown figure format {kind!r}.{suggest(kind, figures.FORMATS)} Known: {', '.join(figures.FORMATS)}."
-            )
+    figures.check_formats(formats)
     drawn = figure(profiles(run))
     paths = [folder / f"figure6.{kind}" for kind in formats]
     for path, kind in zip(paths, formats, strict=True):
@@ -83,7 +77,7 @@ class _Bar:
 
 
 def _heading(record: ProfileRecord) -> str:
-    weights = ", random weights" if record.weights_kind == "random" else ""
+    weights = "" if record.weights_kind == "released" else f", {record.weights_kind} weights"
     return f"{replace(setting_of(record), origin='measured')}{weights}"
 
 

@@ -188,11 +188,7 @@ def write(run: Run, folder: Path, formats: Sequence[str] = ("svg", "png", "pdf")
     Raises:
         TalkbenchError: If a format is unknown, or the run has no value at all.
     """
-    for kind in formats:
-        if kind not in FORMATS:
-            raise TalkbenchError(
-                f"unknown figure format {kind!r}.{suggest(kind, FORMATS)} Known: {', '.join(FORMATS)}."
-            )
+    check_formats(formats)
     drawn = _all(run)
     paths = []
     for name, figure in drawn.items():
@@ -201,6 +197,19 @@ def write(run: Run, folder: Path, formats: Sequence[str] = ("svg", "png", "pdf")
             save(figure, path, kind)
             paths.append(path)
     return paths
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse a format that figures cannot be written in.
+
+    Raises:
+        TalkbenchError: If there is one.
+    """
+    for kind in formats:
+        if kind not in FORMATS:
+            raise TalkbenchError(
+                f"unknown figure format {kind!r}.{suggest(kind, FORMATS)} Known: {', '.join(FORMATS)}."
+            )
 
 
 def describe(table: Table, column: Column) -> str:

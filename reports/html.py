@@ -26,7 +26,7 @@ from talkbench.stats import aggregate
 from talkbench.store.run import Run
 from talkbench.validity import known_answers
 
-from . import figures, make, meaning, page_data, quoted, render, spec
+from . import figures, make, meaning, page_data, page_strips, quoted, render, spec
 from .page_data import Source
 from .table import ARROWS, Column, Table, number
 
@@ -78,7 +78,8 @@ def render_page(run: Run, folder: Path, policy: aggregate.Policy) -> str:
     table1 = _measured(run, "table1", policy)
     timed = {row["system"] for row in source.rows if row["metric"] == "speed" and row["status"] == "ok"}
     speed = _measured(run, "speed", policy, [system.name for system in source.systems if system.name in timed])
-    measured = (table1, _measured(run, "drift", policy), speed, _measured(run, "table4", policy))
+    shown1 = make.tables(run, "table1", policy=policy)[0] if table1 else None
+    measured = (shown1, _measured(run, "drift", policy), speed, _measured(run, "table4", policy))
     context = {
         "run": run,
         "name": page_data.run_name(run),
@@ -95,6 +96,7 @@ def render_page(run: Run, folder: Path, policy: aggregate.Policy) -> str:
         "tiers": [block.title for block in table1.blocks] if table1 else [],
         "speed": _speed(table1) if table1 else None,
         "has_drift": bool(data["drift"]),
+        "frames": list(page_strips.frames(run)),
         "has_items": bool(data["items"]),
         "complete": policy == "complete",
         "num_unmade": len({item.id for item in run.suite.items or ()} - {clip.item for clip in source.clips}),

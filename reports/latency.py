@@ -20,7 +20,10 @@ LABELS = {
     "cycle": "Cycle",
 }
 NAMES = {"audio": "speech features", "dit_step": "DiT step", "decode": "decode", "encode": "encode", "rest": "the rest"}
-RANDOM = "Random weights: as fast as any, and nothing to look at."
+WEIGHTS = {
+    "random": "Random weights: as fast as any, and nothing to look at.",
+    "mini-domain": "Weights trained on drawn people: as fast as any, and no measure of quality.",
+}
 ON_CPU = "Processes of one CPU, not GPUs: they say nothing about a GPU's times or how they scale."
 PREDICTED = "Predicted, not measured."
 EAGER = "Not compiled."
@@ -134,7 +137,7 @@ def _row(records: Sequence[ProfileRecord], columns: Sequence[Column], notes: Foo
         value = _seconds(source, column.id)
         assert value is not None  # noqa: S101 - filtered above
         cells[column.id] = Cell(number(value, column), value=value, marks=tuple(marks))
-    marks = [notes.mark(RANDOM)] if chosen.weights_kind == "random" else []
+    marks = [notes.mark(WEIGHTS[chosen.weights_kind])] if chosen.weights_kind in WEIGHTS else []
     marks += [notes.mark(ON_CPU)] if chosen.device_kind == "cpu" else []
     return Row(str(chosen.num_processes), cells, description=_describe(chosen), marks=tuple(marks))
 

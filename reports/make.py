@@ -13,19 +13,34 @@ from talkbench.errors import TalkbenchError
 from talkbench.registry import suggest
 from talkbench.store.run import Run
 
-from . import build, latency, quoted, render, spec
+from . import build, comparison, latency, quoted, render, spec
 from .table import Table
 
 Policy = Literal["complete", "available"]
 
 
-def tables(run: Run, name: str, *, policy: Policy = "complete", systems: Sequence[str] = ()) -> list[Table]:
-    """Return the measured table of a spec and the published one beside it.
+def tables(
+    run: Run, name: str, *, others: Sequence[Run] = (), policy: Policy = "complete", systems: Sequence[str] = ()
+) -> list[Table]:
+    """Return the measured table of a spec and the published one, in one table where the spec says so.
+
+    Args:
+        run: Whose rows.
+        name: Of the spec, or its path.
+        others: Further runs, for a table whose blocks are several suites.
+        policy: What to do about missing rows.
+        systems: Which systems; all by default.
 
     Raises:
-        TalkbenchError: If the run has nothing for the spec and nothing is published either.
+        TalkbenchError: If the run has nothing for the spec and nothing is published either, or the table is made from
+            one run only.
     """
     wanted = spec.load(name)
+    runs = [run, *others]
+    if wanted.beside and (others or comparison.applies(runs)):
+        return [comparison.table(runs, wanted, Path(name).stem, policy=policy, systems=systems)]
+    if others:
+        raise TalkbenchError(f"{name} is made from one run: give --run once.")
     found: list[Table] = []
     try:
         found.append(measured(run, wanted, Path(name).stem, policy=policy, systems=systems))
@@ -66,10 +81,7 @@ def show(found: Sequence[Table], console: Console) -> None:
 def summary(run_path: Path, console: Console) -> None:
     """Print the measured Table 1 after scoring, and the table of drift if there are long clips."""
     run = Run(run_path)
-    try:
-        show([build.table(run, spec.load("table1"), "table1")], console)
-    except TalkbenchError as error:
-        console.print(str(error), markup=False, soft_wrap=True)
+    show(tables(run, "table1")[:1], console)
     if any(row["output"].startswith("drift.") for row in run.current_rows()):
         show([build.table(run, spec.load("drift"), "drift")], console)
 

@@ -23,6 +23,7 @@ from talkbench.schema import ClipRecord, Item, SystemRecord
 from talkbench.stats import aggregate
 from talkbench.store.run import Run
 
+from .clips import find
 from .table import Column, number
 
 FORMAT = 1
@@ -237,14 +238,8 @@ def _clip(source: Source, clip: ClipRecord, index: Index, folder: Path, waves: _
 
 
 def _file(source: Source, clip: ClipRecord) -> Path | None:
-    """Return the clip's file; generated clips are found again after their run folder was moved."""
-    stored = Path(clip.path)
     kinds = {system.name: system.kind for system in source.systems}
-    if kinds[clip.system] == "generated":
-        here = source.run.path / "clips" / stored.parent.name / stored.name
-        if here.is_file():
-            return here
-    return stored if stored.is_file() else None
+    return find(source.run, clip, generated=kinds[clip.system] == "generated")
 
 
 def _outputs(source: Source) -> list[Data]:

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from . import spec
-from .table import ABSENT, Block, Cell, Column, Row, Table
+from .table import ABSENT, Block, Cell, Column, Footnotes, Row, Table
 
 PAPER = "paper"
 _INCOMPLETE = "An en dash is a cell that was not available to us in checkable form; it is left out, not zero."
@@ -24,19 +24,22 @@ class QuotedColumn(_Strict):
     id: str
     label: str
     better: Literal["higher", "lower"] | None = None
+    note: str | None = None
 
 
 class QuotedRow(_Strict):
-    """A published row: text per column id, as printed."""
+    """A published row: text per column id, as printed; `notes` says by column id what to doubt about it."""
 
     label: str
     cells: dict[str, str]
+    notes: dict[str, str] = {}
 
 
 class QuotedBlock(_Strict):
-    """A published block."""
+    """A published block; `tier` is the block of ours that it stands beside."""
 
     title: str
+    tier: str | None = None
     rows: tuple[QuotedRow, ...]
 
 
@@ -50,6 +53,22 @@ class QuotedTable(_Strict):
     row_head: str = "System"
     columns: tuple[QuotedColumn, ...]
     blocks: tuple[QuotedBlock, ...]
+
+
+class QuotedSystem(_Strict):
+    """A system of the report and the systems of ours that run it.
+
+    Attributes:
+        label: As printed.
+        adapters: Names of systems, the one closest to the report first.
+        tiers: Where the report has a row of it.
+        absent: Why it has none elsewhere.
+    """
+
+    label: str
+    adapters: tuple[str, ...]
+    tiers: tuple[str, ...] = ("short", "long")
+    absent: str = ""
 
 
 class QuotedCycle(_Strict):
@@ -73,23 +92,50 @@ class Finding(_Strict):
 
 def table(name: str) -> Table:
     """Return a published table; every cell is marked quoted, none has a rank."""
-    published = QuotedTable.model_validate(_read(f"{name}.yaml"))
-    given = {name for block in published.blocks for row in block.rows for name in row.cells}
-    columns = tuple(Column(c.id, c.label, better=c.better) for c in published.columns if c.id in given)
-    left_out = [column.label for column in published.columns if column.id not in given]
+    found = published(name)
+    notes = Footnotes()
+    given = {name for block in found.blocks for row in block.rows for name in row.cells}
+    columns = tuple(
+        Column(c.id, c.label, better=c.better, marks=(notes.mark(c.note),) if c.note else ())
+        for c in found.columns
+        if c.id in given
+    )
+    left_out = [column.label for column in found.columns if column.id not in given]
     blocks = tuple(
         Block(
             block.title,
-            tuple(Row(row.label, {c.id: _cell(row.cells.get(c.id)) for c in columns}) for row in block.rows),
+            tuple(
+                Row(row.label, {c.id: cell(row.cells.get(c.id), row.notes.get(c.id), notes) for c in columns})
+                for row in block.rows
+            ),
         )
-        for block in published.blocks
+        for block in found.blocks
     )
-    notes = {"quoted": f"From {published.source}; not measured by talkbench."}
-    if not published.complete:
-        notes["–"] = _INCOMPLETE + (f" So are whole columns: {', '.join(left_out)}." if left_out else "")
-    return Table(
-        f"{name}_quoted", f"{published.title} (quoted)", published.caption, columns, blocks, published.row_head, notes
-    )
+    texts = notes.texts | {"quoted": f"From {found.source}; not measured by talkbench."}
+    if not found.complete:
+        texts["–"] = _INCOMPLETE + (f" So are whole columns: {', '.join(left_out)}." if left_out else "")
+    return Table(f"{name}_quoted", f"{found.title} (quoted)", found.caption, columns, blocks, found.row_head, texts)
+
+
+def published(name: str) -> QuotedTable:
+    """Return a published table as it is stored."""
+    return QuotedTable.model_validate(_read(f"{name}.yaml"))
+
+
+def systems() -> tuple[QuotedSystem, ...]:
+    """Return the systems of the report's Table 1, in its order."""
+    return tuple(QuotedSystem.model_validate(entry) for entry in _read("systems.yaml")["systems"])
+
+
+def cell(text: str | None, doubt: str | None, notes: Footnotes) -> Cell:
+    """Return a published value, as printed and as a number, with what is to be doubted about it as a footnote."""
+    if text is None:
+        return Cell(ABSENT.text, quoted=True)
+    try:
+        value = float(text)
+    except ValueError:
+        value = None
+    return Cell(text, value=value, marks=(notes.mark(doubt),) if doubt else (), quoted=True)
 
 
 def cycle() -> QuotedCycle:
@@ -110,13 +156,3 @@ def reading() -> list[dict[str, str]]:
 
 def _read(name: str) -> Any:
     return yaml.safe_load((spec.folder() / "published" / PAPER / name).read_text(encoding="utf-8"))
-
-
-def _cell(text: str | None) -> Cell:
-    if text is None:
-        return Cell(ABSENT.text, quoted=True)
-    try:
-        value = float(text)
-    except ValueError:
-        value = None
-    return Cell(text, value=value, quoted=True)

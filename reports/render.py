@@ -76,7 +76,7 @@ def _grid(table: Table, columns: Sequence[Column]) -> RichTable:
             grid.add_row(Text(block.title, style="italic dim"))
         for row in block.rows:
             cells = [_terminal_cell(row.cells.get(column.id)) for column in columns]
-            grid.add_row(Text(row.label + _marks(row.marks)), *cells, *([row.clips] if table.has_counts else []))
+            grid.add_row(Text(row.label + _marks(row.marks)), *cells, *([row.coverage] if table.has_counts else []))
         if number < len(table.blocks) - 1:
             grid.add_section()
     return grid
@@ -94,7 +94,7 @@ def markdown(table: Table) -> str:
             lines.append(f"| *{md_escape(block.title)}* |" + "  |" * (len(heads) - 1))
         for row in block.rows:
             cells = [md_escape(row.label) + _sup(row.marks), *(_md_cell(row.cells.get(c.id)) for c in table.columns)]
-            lines.append("| " + " | ".join([*cells, *([row.clips] if table.has_counts else [])]) + " |")
+            lines.append("| " + " | ".join([*cells, *([md_escape(row.coverage)] if table.has_counts else [])]) + " |")
     lines += ["", md_escape(table.caption)]
     lines += [f"<br><sup>{mark}</sup> {md_escape(text)}" for mark, text in table.footnotes.items()]
     return "\n".join(lines) + "\n"
@@ -117,7 +117,7 @@ def latex(table: Table) -> str:
                 tex_escape(row.label) + _tex_marks(row.marks),
                 *(_tex_cell(row.cells.get(c.id)) for c in table.columns),
             ]
-            lines.append(" & ".join(cells + ([row.clips] if table.has_counts else [])) + r" \\")
+            lines.append(" & ".join(cells + ([tex_escape(row.coverage)] if table.has_counts else [])) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [
         rf"\\ \footnotesize $^{{{tex_escape(mark)}}}$ {tex_escape(text)}" for mark, text in table.footnotes.items()
@@ -176,7 +176,7 @@ def _html_block(table: Table, block: Block, width: int) -> str:
         cells = [f'<th scope="row" title="{_h(row.description)}">{_h(row.label)}{_html_marks(row.marks)}</th>']
         cells += [_html_cell(row.cells.get(column.id)) for column in table.columns]
         if table.has_counts:
-            cells.append(f"<td>{_h(row.clips)}</td>")
+            cells.append(f"<td>{_h(row.coverage)}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     return f"<tbody>{''.join(rows)}</tbody>"
 
@@ -193,10 +193,9 @@ def _html_cell(cell: Cell | None) -> str:
 def _csv_line(table: Table, block: Block, row: Row, column: Column) -> list[object]:
     cell = row.cells.get(column.id)
     if cell is None:
-        return [table.name, block.title, row.label, column.id, column.label, *[""] * 10]
-    notes = " ".join(
-        table.footnotes[mark] for mark in (*column.marks, *row.marks, *cell.marks) if mark in table.footnotes
-    )
+        return [table.name, block.title, row.label, column.id, column.label, *[""] * 9, row.reason]
+    texts = [table.footnotes[mark] for mark in (*column.marks, *row.marks, *cell.marks) if mark in table.footnotes]
+    notes = " ".join([*texts, *([row.reason] if row.reason and not cell.quoted else [])])
     return [
         table.name, block.title, row.label, column.id, column.label,
         _full(cell.value), _full(cell.low), _full(cell.high), cell.num_used or "", cell.num_expected or "",

@@ -24,6 +24,9 @@ class Spec(BaseModel):
     outputs: tuple[str, ...] = Field(description="Output ids, in column order; those without a value are footnoted.")
     labels: dict[str, str] = Field(default_factory=dict, description="Label of outputs whose runner is not installed.")
     quoted: str | None = Field(default=None, description="Published table shown beside the measured one.")
+    beside: bool = Field(
+        default=False, description="Quoted values in the same table, for suites with the report's systems."
+    )
     needs: str | None = Field(default=None, description="What to run if a run has none of the outputs.")
 
 
@@ -47,7 +50,7 @@ def load(name: str) -> Spec:
     """
     source = Path(name) if name.endswith((".yaml", ".yml")) else folder() / "specs" / f"{name}.yaml"
     if not source.is_file():
-        known = [*names(), "figures", "figure6", "page"]
+        known = [*names(), "figures", "figure3", "figure4", "figure5", "figure6", "page"]
         raise TalkbenchError(
             f"unknown report {name!r}.{suggest(name, known)} Known: {', '.join(known)}, or the path of a .yaml spec."
         )

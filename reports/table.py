@@ -80,6 +80,7 @@ class Row:
         clips: Coverage in words: ``24/24``.
         description: What the system is.
         marks: Footnote marks after the label.
+        reason: Why it has no value of its own; stands where its coverage would.
     """
 
     label: str
@@ -87,6 +88,12 @@ class Row:
     clips: str = ""
     description: str = ""
     marks: tuple[str, ...] = ()
+    reason: str = ""
+
+    @property
+    def coverage(self) -> str:
+        """What stands in the last column: how many clips, or why none."""
+        return self.reason or self.clips
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,7 @@ class Table:
     @property
     def has_counts(self) -> bool:
         """Whether any row states its coverage."""
-        return any(row.clips for block in self.blocks for row in block.rows)
+        return any(row.coverage for block in self.blocks for row in block.rows)
 
 
 class Footnotes:

@@ -28,13 +28,13 @@ from tests.support import row
 
 FLICKER, MOTION, FPS = "vbench.temporal_flickering", "motion.amount", "speed.fps"
 TIERS = (TierRule(name="short", title="Short"), TierRule(name="long", title="Long"))
+TOYS = Suite(name="toy", version=1, title="Toy", description="Toys.", licence="CC0", tiers=TIERS)
 
 
 class RunMaker:
     """Adds systems, clips and rows to a run folder."""
 
-    def __init__(self, path: Path, items: Sequence[Item] | None = None) -> None:
-        suite = Suite(name="toy", version=1, title="Toy", description="Toys.", licence="CC0", tiers=TIERS)
+    def __init__(self, path: Path, items: Sequence[Item] | None = None, suite: Suite = TOYS) -> None:
         self.run = Run.open_or_create(path, suite.model_copy(update={"items": items and tuple(items)}))
 
     def system(self, name: str, kind: Any = "folder") -> None:

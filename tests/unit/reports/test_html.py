@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from reports import html as page
 from reports import quoted
 from talkbench.errors import TalkbenchError
+from talkbench.manifests.load import load
 from talkbench.schema import Item
 from talkbench.store.run import Run
+from tests.support import make_clip
+from tests.unit.reports.conftest import RunMaker
 
 EVIL = "<script>alert(1)</script>\"'&"
 
@@ -127,3 +132,31 @@ def test_provenance_names_parameters_and_keeps_strangers_as_digests(make_run: Ca
     assert "digest ffffffffffff" in text
     assert "abc with uncommitted changes" in text
     assert "finished" in text
+
+
+def test_frames_are_shown_small_and_only_where_there_are_pictures(small_run: Run, tmp_path: Path) -> None:
+    assert 'id="frames"' not in page.render_page(small_run, tmp_path, "complete"), "its clips are empty files"
+    maker = RunMaker(tmp_path / "other")
+    maker.system(EVIL)
+    maker.clip(EVIL, "item-0", make_clip(tmp_path / "item-0.mp4", seconds=2, height=360, width=640, audio=False))
+    text = page.render_page(maker.run, tmp_path, "complete")
+    assert "frames" in sections(text)
+    pictures = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]*)"', text)
+    assert [html.unescape(told) for _, told in pictures] == [
+        f"{EVIL}, {at} s" for at in ("0.17", "0.5", "0.83", "1.17", "1.5", "1.83")
+    ]
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0][0]))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (144, 81))
+    assert sum(len(data) for data, _ in pictures) < 60_000
+
+
+def test_the_page_of_the_short_suite_has_the_rows_of_the_report(tmp_path: Path) -> None:
+    maker = RunMaker(tmp_path / "run", suite=load("short"))
+    maker.system("ditto")
+    for number in range(3):
+        maker.clip("ditto", f"item-{number}")
+        maker.score("ditto", f"item-{number}", 0.9)
+    text = page.render_page(maker.run, tmp_path, "complete")
+    table = text.partition('<figure class="table" id="table1">')[2].partition("</figure>")[0]
+    assert table.count("SoulX-LiveTalk<") == 2
+    assert '<td class="quoted" data-value="4.37">4.37</td>' in table

@@ -92,7 +92,7 @@ def test_processors_and_random_weights_are_marked(tmp_path: Path) -> None:
     marked = {block.title: {table.footnotes[m] for m in block.rows[0].marks} for block in table.blocks}
     assert marked == {
         "soulx-livetalk on NVIDIA H200, bfloat16, 720x416": set(),
-        "soulx-livetalk on Some CPU, float32, 720x416": {latency.RANDOM, latency.ON_CPU},
+        "soulx-livetalk on Some CPU, float32, 720x416": {latency.WEIGHTS["random"], latency.ON_CPU},
     }
 
 
