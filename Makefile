@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 
-.PHONY: demo test bench bench-metrics bench-model bench-data lint lock clean
+.PHONY: demo test bench bench-metrics bench-model bench-data bench-train lint lock clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/core: pyproject.toml constraints.txt
@@ -40,8 +40,12 @@ bench-metrics: $(VENV)/dev   ## network metrics against the official packages; i
 bench-model: $(VENV)/dev   ## the reference model's code paths against their plain forms
 	$(BIN)/python -m tests.bench.model
 
-bench-data: $(VENV)/dev   ## indexing and selection over a million synthetic rows; needs a few GB of disk
+bench-data: $(VENV)/dev   ## indexing and selection over a million synthetic rows (a few GB of disk); the scheduler
 	$(BIN)/python -m tests.bench.data
+	$(BIN)/python -m tests.bench.schedule
+
+bench-train: $(VENV)/dev   ## training steps at toy size: recomputing, compiling, truncated roll-outs, two processes
+	$(BIN)/python -m tests.bench.train
 
 lock:   ## constraints.txt from a clean environment with the newest releases
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock

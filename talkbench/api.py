@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from talkbench import ray_cluster
 from talkbench.errors import TalkbenchError
 from talkbench.manifests import load as manifests
 from talkbench.metrics import base, cluster, jobs, pool
@@ -18,13 +19,16 @@ from talkbench.mini.suite import is_mini
 from talkbench.progress import Progress, Silent
 from talkbench.provenance import describe
 from talkbench.registry import suggest
-from talkbench.schema import ClipRecord, Problem, Suite, SystemRecord
+from talkbench.schema import ClipRecord, Encode, Problem, Suite, SystemRecord
+from talkbench.store import attempts
 from talkbench.store.rows import RowWriter
 from talkbench.store.run import Run, siblings
 from talkbench.systems import check as systems_check
+from talkbench.systems import forecast as forecasting
 from talkbench.systems import generate as generation
-from talkbench.systems import scan
-from talkbench.systems.adapter import Machine
+from talkbench.systems import planning, scan, slurm
+from talkbench.systems.discover import select
+from talkbench.systems.machine import Machine
 from talkbench.systems.spec import SystemSpec
 from talkbench.weights import store as weights
 
@@ -46,6 +50,8 @@ class Summary:
         written: Rows written, by status.
         reused: Clips whose rows came from equal work done before.
         failures: One message per clip that could not be generated.
+        made: Clips that are there now, of those that were to be generated.
+        failed_before: Clips that failed in an earlier invocation and were not tried again.
         unavailable: Metric -> why it cannot run here, and what to do.
     """
 
@@ -54,6 +60,8 @@ class Summary:
     written: dict[str, int]
     reused: int = 0
     failures: tuple[str, ...] = ()
+    made: int = 0
+    failed_before: int = 0
     unavailable: dict[str, Problem] = field(default_factory=dict)
 
     @property
@@ -143,6 +151,11 @@ def generate(
     weights_dir: PathLike | None = None,
     jobs: int | None = None,
     gpus: int | None = None,
+    ray: str | None = None,
+    slurm: str | None = None,
+    encode: Encode = "native",
+    rerun: planning.Rerun = "missing",
+    retries: int = 1,
     progress: Progress | None = None,
 ) -> Summary:
     """Make the clips of a suite with the named systems, under `<out>/clips/<system>/`; existing ones are kept.
@@ -153,44 +166,64 @@ def generate(
         out: Run folder, created if need be.
         items: Patterns of item ids, such as ``mini-s*``; all by default.
         weights_dir: Folder with the weight folders of systems that need any.
-        jobs: Processes at once; by default one per core, or as many as a system's GPUs allow.
-        gpus: GPUs to use; by default every visible one.
+        jobs: Workers at once; by default one per core (known-answer systems), as many as there are groups of GPUs, or
+            one (other systems without GPUs).
+        gpus: GPUs to use of this machine; by default every visible one.
+        ray: Ray cluster whose machines generate: ``auto``, ``local`` or ``HOST:PORT``. All must see the run folder, the
+            items' files and the weights under the same paths.
+        slurm: Submit Slurm jobs with these options (``KEY=VALUE,...``, submitit's names) and wait for them.
+        encode: ``native`` keeps clips as their systems write them; ``tap`` brings those of adapters into one layout,
+            with the benchmark's own sound. A clip of the other policy is made anew.
+        rerun: ``missing`` makes clips that were never tried, or only interrupted; ``failed`` also those that failed;
+            ``all`` every one anew; ``none`` nothing.
+        retries: How often a clip is tried again after a crash, a time limit, or a start that failed.
         progress: Told about every clip.
 
     Raises:
         TalkbenchError: If a system or the suite is unknown, or has no items.
         PrerequisiteError: If a system cannot run here; nothing was made then.
     """
-    chosen = generation.select(systems)
-    machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None, num_gpus=gpus)
-    run = Run.open_or_create(Path(out), manifests.load(suite) if isinstance(suite, str) else suite)
-    folder = run.path / "clips"
-    waiting = generation.plan(run.suite, chosen, folder, items)
-    names = [system.name for system in chosen]
-    config = {"suite": run.suite.id, "systems": names, "items": list(items), "jobs": jobs, "gpus": gpus}
-    with run.session("generate", config, describe()):
+    chosen = select(systems)
+    where = _where(weights_dir, jobs, gpus, ray, slurm)
+    opened = Run.open_or_create(Path(out), manifests.load(suite) if isinstance(suite, str) else suite)
+    planned = planning.plan(opened.suite, chosen, opened.path, items, rerun, encode)
+    config = {
+        "suite": opened.suite.id,
+        "systems": [system.name for system in chosen],
+        "items": list(items),
+        "jobs": jobs,
+        "gpus": gpus,
+        "ray": ray,
+        "slurm": slurm,
+        "encode": encode,
+        "rerun": rerun,
+        "retries": retries,
+    }
+    with opened.session("generate", config, describe()):
         for system in chosen:
-            run.add_system(
+            opened.add_system(
                 SystemRecord(
                     name=system.name,
                     kind="generated",
                     tiers=system.tiers,
-                    path=str((folder / system.name).resolve()),
+                    path=str((opened.path / "clips" / system.name).resolve()),
                     description=system.description,
                     caution=system.caution if isinstance(system, SystemSpec) else "",
                 )
             )
         failures = generation.generate(
-            waiting,
+            planned.to_make,
             chosen,
-            machine,
-            logs=run.path / "logs",
-            assets=Path(suite).parent if isinstance(suite, str) and suite.endswith(".jsonl") else None,
-            num_workers=jobs,
+            where,
+            opened.path,
+            assets=manifests.folder_of(suite) if isinstance(suite, str) else None,
+            retries=retries,
             progress=progress or Silent(),
         )
-    asked = sum(len(generation.asked_of(system, run.suite, items)) for system in chosen)
-    return Summary(run.path, asked, {}, failures=tuple(failures))
+    made = len(planning.plan(opened.suite, chosen, opened.path, items, "none", encode).there)
+    return Summary(
+        opened.path, len(planned.asked), {}, failures=tuple(failures), made=made, failed_before=len(planned.failed)
+    )
 
 
 def run(
@@ -206,11 +239,30 @@ def run(
     jobs: int | None = None,
     gpus: int | None = None,
     ray: str | None = None,
-    rerun: jobs.Rerun = "missing",
+    slurm: str | None = None,
+    encode: Encode = "native",
+    rerun: planning.Rerun = "missing",
+    retries: int = 1,
     progress: Progress | None = None,
 ) -> Summary:
-    """Generate here, then score (over a Ray cluster if given): both stages resume on their own."""
-    made = generate(suite, systems, out, weights_dir=weights_dir, jobs=jobs, gpus=gpus, progress=progress)
+    """Generate, then score: both stages resume on their own, and both run over a Ray cluster if one is given.
+
+    Slurm jobs only generate; `rerun` means clips in the first stage and rows in the second.
+    """
+    made = generate(
+        suite,
+        systems,
+        out,
+        weights_dir=weights_dir,
+        jobs=jobs,
+        gpus=gpus,
+        ray=ray,
+        slurm=slurm,
+        encode=encode,
+        rerun=rerun,
+        retries=retries,
+        progress=progress,
+    )
     scored = score(
         made.run,
         metrics=metrics,
@@ -223,23 +275,46 @@ def run(
         rerun=rerun,
         progress=progress,
     )
-    return replace(scored, failures=made.failures)
+    return replace(scored, failures=made.failures, made=made.made, failed_before=made.failed_before)
 
 
 def plan(
-    suite: str | Suite, systems: Sequence[str], out: PathLike, *, metrics: Sequence[str] = ("all",)
+    suite: str | Suite,
+    systems: Sequence[str],
+    out: PathLike,
+    *,
+    metrics: Sequence[str] = ("all",),
+    weights_dir: PathLike | None = None,
+    jobs: int | None = None,
+    gpus: int | None = None,
+    encode: Encode = "native",
+    rerun: planning.Rerun = "missing",
 ) -> dict[str, Any]:
-    """Return what `run` would make and score, without touching the disk."""
-    chosen = generation.select(systems)
+    """Return what `run` would make and score and what that takes, without touching the disk.
+
+    Nothing need be installed, and the GPUs need not be here: `gpus` is taken for given. A suite whose list is not
+    frozen is taken to have as many clips as the report says, which `assumption` tells.
+    """
+    chosen = select(systems)
     wanted = manifests.load(suite) if isinstance(suite, str) else suite
-    waiting = generation.plan(wanted, chosen, Path(out) / "clips")
+    here = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None)
+    machine = here.imagined(gpus)
+    found = forecasting.forecast(
+        wanted, chosen, Path(out), machine, here=here, rerun=rerun, encode=encode, num_workers=jobs
+    )
+    hours = [each.gpu_hours for each in found]
     return {
         "suite": wanted.id,
-        "systems": [system.name for system in chosen],
+        "assumption": forecasting.assumption(wanted),
+        "gpus": len(machine.gpus),
         "metrics": [runner.name for runner in base.select(list(metrics))],
-        "clips": sum(len(generation.asked_of(system, wanted)) for system in chosen),
-        "clips_to_make": len(waiting),
-        "seconds_to_make": round(sum(job.item.duration_seconds for job in waiting), 1),
+        "clips": sum(each.clips + each.clips_there for each in found),
+        "clips_to_make": sum(each.clips for each in found),
+        "seconds_to_make": round(sum(each.seconds for each in found), 1),
+        "gpu_hours": None if None in hours else round(sum(hour or 0.0 for hour in hours), 2),
+        "weights_gigabytes": forecasting.missing_gigabytes(chosen, here),
+        "clips_gigabytes": round(sum(each.clips_gigabytes for each in found), 3),
+        "systems": {each.system: asdict(each) for each in found},
     }
 
 
@@ -259,7 +334,7 @@ def check_systems(
         PrerequisiteError: If a system cannot run here.
     """
     machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None, num_gpus=gpus)
-    chosen = generation.select(systems)
+    chosen = select(systems)
     for system in chosen:
         if not isinstance(system, SystemSpec):
             raise TalkbenchError(f"{system.name} is a known-answer system: it is part of talkbench and always runs.")
@@ -273,6 +348,7 @@ def status(run_folder: PathLike) -> dict[str, Any]:
     records, rows = opened.clips(), opened.current_rows()
     asked = {name for session in opened.sessions() for name in session.config.get("metrics", [])}
     metrics = [name for name in base.RUNNERS.names() if name in asked | {row["metric"] for row in rows}]
+    generated = attempts.summary(opened)
     systems: dict[str, Any] = {}
     for system in opened.systems():
         own = [record for record in records if record.system == system.name]
@@ -280,6 +356,7 @@ def status(run_folder: PathLike) -> dict[str, Any]:
         systems[system.name] = {
             "clips": len(own),
             "expected": _num_expected(system, opened.suite, records),
+            "generation": _generation(generated.get(system.name)),
             "metrics": {name: _counts(own, [row for row in mine if row["metric"] == name]) for name in metrics},
         }
     problems = Counter((row["status"], row["reason"]) for row in rows if row["status"] in {"failed", "unscorable"})
@@ -465,6 +542,25 @@ def _counts(records: list[ClipRecord], rows: list[dict[str, Any]]) -> dict[str, 
         statuses.setdefault(row["clip_key"], set()).add(row["status"])
     counts = Counter(next(status for status in order if status in found) for found in statuses.values())
     return {status: counts[status] for status in order} | {"missing": len(records) - len(statuses)}
+
+
+def _generation(counts: dict[str, int] | None) -> dict[str, Any] | None:
+    """Sort the outcomes of a system's attempts; None for a folder of clips that were made elsewhere."""
+    if counts is None:
+        return None
+    failed = {word: n for word, n in counts.items() if word not in {attempts.MADE, attempts.NOT_TRIED}}
+    return {"made": counts.get(attempts.MADE, 0), "failed": failed, "not_tried": counts.get(attempts.NOT_TRIED, 0)}
+
+
+def _where(
+    weights_dir: PathLike | None, jobs: int | None, gpus: int | None, ray: str | None, options: str | None
+) -> generation.Where:
+    if ray is not None and options is not None:
+        raise TalkbenchError("--ray and --slurm: clips are made over one or the other.")
+    if ray is not None:
+        ray_cluster.refuse_unknown(ray)
+    machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None, num_gpus=gpus)
+    return generation.Where(machine, jobs, ray, slurm.parse(options) if options is not None else None)
 
 
 def _skipped(rows: list[dict[str, Any]]) -> str:

@@ -34,7 +34,10 @@ class RunConfig(BaseModel):
     device: str = "cpu"
     gpus: int | None = Field(default=None, ge=0, description="GPUs to generate with; none for every visible one.")
     jobs: int | None = Field(default=None, ge=1, description="Processes; none for one per core.")
-    ray: str | None = Field(default=None, description="Ray cluster to score on: auto, local or HOST:PORT.")
+    ray: str | None = Field(default=None, description="Ray cluster to work on: auto, local or HOST:PORT.")
+    slurm: str | None = Field(default=None, description="Options of Slurm jobs to generate in: KEY=VALUE,...")
+    encode: Literal["native", "tap"] = Field(default="native", description="Who encodes the clips of adapters.")
+    retries: int = Field(default=1, ge=0, description="How often a clip is tried again after a crash or a time limit.")
     rerun: Literal["missing", "failed", "all", "none"] = "missing"
 
     def with_overrides(self, **given: Any) -> RunConfig:

@@ -16,7 +16,7 @@ from talkbench.schema import ProfileRecord
 from talkbench.speed import profile as profiler
 from talkbench.store.run import Run
 from talkbench.systems import discover
-from talkbench.systems.adapter import Machine
+from talkbench.systems.machine import Machine
 from talkbench.systems.spec import SystemSpec
 
 

@@ -20,6 +20,8 @@ SCHEMA_VERSION = 1
 
 Status = Literal["ok", "unscorable", "failed", "skipped"]
 Better = Literal["higher", "lower", "zero"]
+TimingEvent = Literal["spawn", "import_end", "load_end", "cond_end", "first_frames", "gen_end", "encode_end", "exit"]
+Encode = Literal["native", "tap"]
 Tier = str
 
 UNAVAILABLE = ("no-weights", "bad-weights", "no-torch")
@@ -141,16 +143,32 @@ class Chunk(Record):
 
 
 class Timing(Record):
-    """When a system did what, on one monotonic clock; what every speed number is computed from."""
+    """When a system did what, on one monotonic clock; what every speed number is computed from.
+
+    Two ways of running are told apart by `events`: a system whose model stays in memory has no ``spawn``, one that is
+    started for every clip has.
+    """
 
     scenario: Literal["single", "stream", "offline"] = "single"
     job_received_ns: int
-    first_frame_ns: int
-    chunks: tuple[Chunk, ...]
+    first_frame_ns: int | None = Field(default=None, description="Null if nothing told of it.")
+    chunks: tuple[Chunk, ...] = Field(default=(), description="Empty if nothing told of any.")
     file_closed_ns: int
     device: str = Field(description="What the system ran on.")
     num_devices: int = 1
     warmed_up: bool = Field(default=False, description="Whether a job of the same shape had run before in the process.")
+    events: dict[TimingEvent, int] = Field(
+        default_factory=dict,
+        description="Monotonic nanoseconds: the process is started; its imports, loading and encoding of picture and "
+        "text are done; the first frames are on the host; the last ones are; its file is written; the process has "
+        "ended. What nothing told of is not there.",
+    )
+    num_frames: int | None = Field(
+        default=None, gt=0, description="Frames the system generated, those that were cut off included; null for those "
+        "of the chunks."
+    )  # fmt: skip
+    audio_seconds: Finite | None = Field(default=None, gt=0, description="Length of the sound it was given.")
+    num_gpus: int | None = Field(default=None, ge=0, description="GPUs it had; null if nobody noted it.")
 
 
 class Truth(Record):
@@ -173,6 +191,28 @@ class Sidecar(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     timing: Timing | None = None
     truth: Truth | None = None
+
+
+class AttemptRecord(Record):
+    """What became of one attempt to make a clip: a line when it began, and one with all of this when it ended."""
+
+    schema_version: int = SCHEMA_VERSION
+    attempt: str = Field(description="Chosen at random; the two lines of an attempt share it.")
+    system: str
+    item: ItemId
+    job_key: str = Field(
+        description="Changes whenever the clip would; earlier attempts under another key do not count."
+    )
+    outcome: Literal["begun", "made", "failed"] = Field(
+        description="`begun` without a later line of the same attempt: interrupted, or running if the file is locked."
+    )
+    reason: str | None = Field(default=None, description="Of a failure, in a word: talkbench.systems.failures.")
+    message: str | None = None
+    last_words: tuple[str, ...] = Field(default=(), description="End of what the system printed, if it failed.")
+    seconds: Finite | None = Field(default=None, description="From the beginning to the end, start-up included.")
+    device: str = Field(default="", description="What it ran on, as the worker says; empty if it never said hello.")
+    host: str = Field(default="", description="Name of the machine.")
+    written_at: str = Field(default_factory=now)
 
 
 class VideoFacts(Record):
@@ -365,7 +405,7 @@ class ProfileRecord(Record):
     device: str
     dtype: str
     attention: str = Field(description="Kernel that was chosen.")
-    weights_kind: Literal["released", "unverified", "random"]
+    weights_kind: Literal["released", "unverified", "random", "mini-domain"]
     height: int
     width: int
     frame_rate: Rate

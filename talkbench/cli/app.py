@@ -16,6 +16,7 @@ from talkbench.cli import (
     console,
     data,
     doctor,
+    env,
     export,
     generate,
     manifest,
@@ -84,6 +85,7 @@ app.add_typer(weights.app, name="weights", rich_help_panel="Inspect")
 app.add_typer(data.app, name="data", rich_help_panel="Inspect")
 app.add_typer(manifest.app, name="manifest", rich_help_panel="Inspect")
 app.add_typer(system.app, name="system", rich_help_panel="Inspect")
+app.add_typer(env.app, name="env", rich_help_panel="Inspect")
 app.command("doctor", rich_help_panel="Inspect")(doctor.doctor)
 
 

@@ -69,6 +69,7 @@ def examine() -> list[Finding]:
         ),
         _networks(packages),
         _weights(),
+        _environments(),
         _disk(Path.cwd()),
         _writable(cache_folder()),
         _browser(),
@@ -114,6 +115,22 @@ def _weights() -> Finding:
     if missing:
         return Finding("weights", "note", f"{found}; missing: {', '.join(missing)}", "talkbench weights fetch")
     return Finding("weights", "ok", found)
+
+
+def _environments() -> Finding:
+    from talkbench import environments
+
+    listed = environments.listing()
+    here = [each["name"] for each in listed if each["state"] in {"ready", "own"}]
+    found = f"{len(here)} of {len(listed)} environments of systems and oracles: {', '.join(here) or 'none'}"
+    half = [each["name"] for each in listed if each["state"] in {"unfinished", "outdated"}]
+    if half:
+        return Finding("environments", "note", f"{found}; to be made again: {', '.join(half)}", _making(half[0]))
+    return Finding("environments", "ok" if here else "note", found, "" if here else _making("NAME"))
+
+
+def _making(name: str) -> str:
+    return f"talkbench env create {name} (talkbench env list)"
 
 
 def _disk(folder: Path) -> Finding:

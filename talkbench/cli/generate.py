@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,6 +24,32 @@ Systems = Annotated[
 ]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with the weight folders that systems name.")]
 Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs to generate with; every visible one by default.")]
+Rerun = Annotated[
+    Literal["missing", "failed", "all", "none"] | None,
+    typer.Option(
+        help="What to make: clips never tried or only interrupted (the default), also those that failed, all anew, or "
+        "none."
+    ),
+]
+Retries = Annotated[
+    int | None,
+    typer.Option(min=0, help="How often a clip is tried again after a crash, a time limit, a failed start. Default 1."),
+]
+Encode = Annotated[
+    Literal["native", "tap"] | None,
+    typer.Option(
+        help="native: clips as their systems write them (the default); tap: adapters' clips in one layout of high "
+        "quality, with the benchmark's own sound."
+    ),
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=VALUE,...",
+        help="Generate in Slurm jobs with these options of submitit (slurm_partition=gpu,timeout_min=720), and "
+        "shares=N jobs per system; waits for them.",
+    ),
+]
 Size = Annotated[
     str | None, typer.Option(help="Mini only: picture size WIDTHxHEIGHT, 128 or more a side. Default 256x256.")
 ]
@@ -51,11 +77,25 @@ def generate(
             "--jobs",
             "-j",
             min=1,
-            help="Processes; by default one per core (known-answer systems), one per GPU or group of GPUs, or one.",
+            help="Workers; by default one per core (known-answer systems), one per GPU or group of GPUs, or one.",
         ),
     ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Generate on a Ray cluster: auto, local or HOST:PORT. Its machines must share run, items and weights.",
+        ),
+    ] = None,
+    slurm: Slurm = None,
+    encode: Encode = None,
+    rerun: Rerun = None,
+    retries: Retries = None,
 ) -> None:
-    """Make the clips of a suite with systems; clips that exist are kept.
+    """Make the clips of a suite with systems, which share the GPUs; clips that exist are kept.
+
+    Every attempt is recorded. Stop it at any time, even by kill -9: the same command goes on where it was. Exit code 3
+    means that some clips failed; `talkbench status RUN` says why, and --rerun failed tries them again.
 
     talkbench generate mini --system known --out runs/demo
 
@@ -75,12 +115,19 @@ def generate(
         weights_dir=weights_dir,
         gpus=gpus,
         jobs=jobs,
+        ray=ray,
+        slurm=slurm,
+        encode=encode or "native",
+        rerun=rerun or "missing",
+        retries=1 if retries is None else retries,
         progress=console.progress(),
     )
     for failure in summary.failures:
         console.say(f"failed: {failure}")
-    made = summary.num_clips - len(summary.failures)
-    console.say(f"{summary.run}/clips: {made} of {summary.num_clips} clips; next: talkbench score {summary.run}")
+    before = f"; {summary.failed_before} failed before (--rerun failed tries them)" if summary.failed_before else ""
+    console.say(
+        f"{summary.run}/clips: {summary.made} of {summary.num_clips} clips{before}; next: talkbench score {summary.run}"
+    )
     if summary.failures:
         raise typer.Exit(console.EXIT_SOME_FAILED)
 

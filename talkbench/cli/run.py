@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from talkbench.cli.generate import Gpus, LongSeconds, NumLong, NumShort, Size, suite_of
-from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, Ray, Rerun, WeightsDir
+from talkbench.cli.generate import Encode, Gpus, LongSeconds, NumLong, NumShort, Retries, Size, Slurm, suite_of
+from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, WeightsDir
 
 
 def run(
@@ -16,7 +16,9 @@ def run(
     system: Annotated[
         list[str] | None, typer.Option("--system", "-s", help="Systems; `known` for all known-answer systems.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Run folder; created, or continued.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder; created, or continued.", show_default="runs/SUITE")
+    ] = None,
     metric: Metrics = None,
     weights_dir: WeightsDir = None,
     allow_unverified: AllowUnverified = None,
@@ -27,19 +29,33 @@ def run(
     long_seconds: LongSeconds = None,
     gpus: Gpus = None,
     jobs: Jobs = None,
-    ray: Ray = None,
-    rerun: Rerun = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Generate and score on a Ray cluster: auto, local or HOST:PORT."),
+    ] = None,
+    slurm: Slurm = None,
+    encode: Encode = None,
+    rerun: Annotated[
+        Literal["missing", "failed", "all", "none"] | None,
+        typer.Option(help="What to make and to score: what is missing (the default), also what failed, all, or none."),
+    ] = None,
+    retries: Retries = None,
     config: Config = None,
-    dry_run: Annotated[bool, typer.Option(help="Print what would be made and scored, and stop.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be made and what it takes, and stop.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the summary, or the plan, as JSON.")] = False,
 ) -> None:
     """Generate clips with systems and score them, in one go.
 
     talkbench run mini --system known --out runs/demo
+
+    talkbench run short --system ditto,liveavatar,soulx-livetalk --gpus 8 --dry-run
     """
     from talkbench import api
     from talkbench.cli import console
     from talkbench.cli.options import finish, merged
+    from talkbench.cli.plan import show
     from talkbench.errors import TalkbenchError
 
     options = merged(
@@ -54,20 +70,35 @@ def run(
         gpus=gpus,
         jobs=jobs,
         ray=ray,
+        slurm=slurm,
+        encode=encode,
         rerun=rerun,
+        retries=retries,
     )
-    if not options.suite or not options.systems or not options.out:
-        raise TalkbenchError(
-            "say what, with what, and where: `talkbench run SUITE --system NAME --out RUN` (or --config)."
-        )
+    if not options.suite or not options.systems:
+        raise TalkbenchError("say what, and with what: `talkbench run SUITE --system NAME` (or --config).")
+    folder = options.out or str(Path("runs") / Path(options.suite).name.removesuffix(".jsonl"))
     chosen = suite_of(options.suite, size, num_short, num_long, long_seconds)
     if dry_run:
-        console.print_json(api.plan(chosen, options.systems, options.out, metrics=options.metrics))
+        show(
+            api.plan(
+                chosen,
+                options.systems,
+                folder,
+                metrics=options.metrics,
+                weights_dir=options.weights_dir,
+                jobs=options.jobs,
+                gpus=options.gpus,
+                encode=options.encode,
+                rerun=options.rerun,
+            ),
+            as_json=json,
+        )
         return
     summary = api.run(
         chosen,
         options.systems,
-        options.out,
+        folder,
         metrics=options.metrics,
         params=options.params,
         weights_dir=options.weights_dir,
@@ -76,7 +107,10 @@ def run(
         jobs=options.jobs,
         gpus=options.gpus,
         ray=options.ray,
+        slurm=options.slurm,
+        encode=options.encode,
         rerun=options.rerun,
+        retries=options.retries,
         progress=console.progress(),
     )
     finish(summary, as_json=json)

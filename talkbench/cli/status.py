@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 
 def status(
@@ -13,7 +14,6 @@ def status(
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what is done, failed, unscorable and missing, per system and metric, and the next command."""
-    from rich.markup import escape
     from rich.table import Table
 
     from talkbench import api
@@ -28,11 +28,13 @@ def status(
     table = Table(title=f"{found['run']} ({found['suite']})", title_justify="left")
     table.add_column("system")
     table.add_column("clips", justify="right")
+    table.add_column("generated", overflow="fold")
     for name in metrics:
         table.add_column(name, justify="right", overflow="fold")
     for name, entry in found["systems"].items():
         cells = [_cell(entry["metrics"][metric]) for metric in metrics]
-        table.add_row(escape(name), f"{entry['clips']} of {entry['expected']}", *cells)
+        made = _generated(entry["generation"])
+        table.add_row(escape(name), f"{entry['clips']} of {entry['expected']}", made, *cells)
     console.out.print(table)
     by_reason: dict[str, list[str]] = {}
     for name, reason in found["skipped"].items():
@@ -50,6 +52,15 @@ def status(
     if len(found["notes"]) > 10:
         console.out.print(f"  and {len(found['notes']) - 10} more notes (--json)")
     console.out.print(f"next: {found['next']}", markup=False, soft_wrap=True)
+
+
+def _generated(counts: dict[str, Any] | None) -> str:
+    if counts is None:
+        return "elsewhere"
+    parts = [f"[green]{counts['made']} made[/]"] if counts["made"] else []
+    parts += [f"[red]{number} {escape(reason)}[/]" for reason, number in counts["failed"].items()]
+    parts += [f"[bold red]{counts['not_tried']} not tried[/]"] if counts["not_tried"] else []
+    return " ".join(parts) or "-"
 
 
 def _cell(counts: dict[str, int]) -> str:

@@ -69,9 +69,10 @@ def _show(found: dict[str, Any]) -> None:
     worker = found["worker"]
     console.say(f"{found['system']} works: {found['seconds']:.1f} s, loading included, on {worker['device']}")
     if "frames" in found:
+        first = found.get("first_frame_seconds")
+        told = "" if first is None else f", the first after {first:.2f} s"
         console.say(
-            f"  {found['frames']} frames in {found['job_seconds']:.2f} s, the first after "
-            f"{found['first_frame_seconds']:.2f} s, in a process that had made none before"
+            f"  {found['frames']} frames in {found['job_seconds']:.2f} s{told}, in a process that had made none before"
         )
     for label, value in {**worker["versions"], **worker["details"]}.items():
         console.say(f"  {label}: {value}")

@@ -39,6 +39,29 @@ _SWSCALE_TABLE = {"bt709": 1, "fcc": 4, "bt601": 5, "rgb": 5, "smpte240m": 7, "b
 _SWSCALE_RANGE = {"limited": 1, "full": 2}
 
 
+def stored_frames(container: InputContainer, path: Path) -> Iterator[VideoFrame]:
+    """Yield every frame of a clip as it is stored, not turned into RGB.
+
+    Args:
+        container: The open file.
+        path: Where it came from, to compare its size with its index.
+
+    Raises:
+        Undecodable: If the track cannot be decoded to its end, or the file breaks off.
+    """
+    stream = probe.video_stream(container)
+    stream.thread_type = "AUTO"
+    done = 0
+    try:
+        for frame in container.decode(stream):
+            done += 1
+            yield frame
+    except (av.error.FFmpegError, EOFError) as error:
+        raise Undecodable("corrupt", f"decoding stops after {done} frames: {probe.plain(error)}") from error
+    if probe.is_cut_short(path, container):
+        raise Undecodable("truncated", f"the file breaks off after {done} frames")
+
+
 class VideoReader:
     """Decodes one clip once, front to back, in memory independent of its length.
 

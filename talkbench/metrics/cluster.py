@@ -10,32 +10,21 @@ a row with the reason and is replaced.
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
-import os
-import re
-import socket
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from talkbench import ray_cluster
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.metrics.base import Context
 from talkbench.metrics.jobs import Job, Outcome, Scorer, record_crash
-from talkbench.provenance import device_name, host_name
+from talkbench.provenance import device_name
 from talkbench.store.run import Run
 
 _log = logging.getLogger(__name__)
-
-_PATIENCE_SECONDS = 60
-"""After how long without an answer the log says so."""
-_CONNECT_SECONDS = 10
-"""How long a head node may take to accept a connection; Ray itself would try for minutes."""
-_MESSAGE_CHARACTERS = 500
-"""How much of Ray's report on a death a row keeps: where and how; the rest is advice."""
 
 
 class Actor:
@@ -50,12 +39,7 @@ class Actor:
             needed: What this machine must be able to see.
         """
         try:
-            for path in needed:
-                if not path.exists():
-                    raise TalkbenchError(
-                        f"machine {host_name()} of the Ray cluster does not see {path}. The run folder, the clips and "
-                        "the weights must lie on a file system that all machines share, under the same paths."
-                    )
+            ray_cluster.see(needed, "the run folder, the clips and the weights")
             self._scorer = Scorer(run_path, context)
             return device_name(context.device)
         except Exception as error:  # noqa: BLE001 - raised where the user sees it
@@ -81,11 +65,9 @@ def refuse_unknown(address: str, device: str) -> None:
         TalkbenchError: If it is not such an address, or a device that a cluster cannot hand out.
         PrerequisiteError: If Ray is not installed.
     """
-    if not re.fullmatch(r"auto|local|[^\s/]+:\d+", address):
-        raise TalkbenchError(f"unknown Ray address {address!r}. Expected: auto, local or HOST:PORT (head-node:6379).")
+    ray_cluster.refuse_unknown(address)
     if device not in {"cpu", "cuda"}:
         raise TalkbenchError(f"device {device!r} with Ray, which hands them out. Known: cpu, cuda (every GPU).")
-    _ray()
 
 
 def outcomes(
@@ -105,8 +87,8 @@ def outcomes(
         PrerequisiteError: If there is no such cluster, or no such device in it.
         TalkbenchError: If a machine cannot score: it does not see the files, or lacks talkbench.
     """
-    ray = _ray()
-    with _connected(ray, address):
+    ray = ray_cluster.module()
+    with ray_cluster.connected(ray, address):
         resources = ray.cluster_resources()
         slots = int(resources.get("GPU" if device == "cuda" else "CPU", 0))
         if not slots:
@@ -127,15 +109,15 @@ def _feed(
 ) -> Iterator[tuple[Job, Outcome]]:
     while queue or any(worker.job for worker in workers):
         waiting = [worker.answer for worker in workers if worker.answer is not None]
-        ready, _ = ray.wait(waiting, timeout=_PATIENCE_SECONDS)
+        ready, _ = ray.wait(waiting, timeout=ray_cluster.PATIENCE_SECONDS)
         if not ready:
-            _log.info("no answer for %d s; %d clips are not handed out yet", _PATIENCE_SECONDS, len(queue))
+            _log.info("no answer for %d s; %d clips are not handed out yet", ray_cluster.PATIENCE_SECONDS, len(queue))
             continue
         number = next(n for n, worker in enumerate(workers) if worker.answer == ready[0])
         worker, job = workers[number], workers[number].job
         try:
             answer = ray.get(ready[0])
-        except _deaths(ray) as error:
+        except ray_cluster.deaths(ray) as error:
             if job is None:
                 raise TalkbenchError(f"a machine of the Ray cluster cannot run talkbench: {error}") from error
             answer = _bury(run, worker, job, error)
@@ -152,7 +134,7 @@ def _feed(
 
 
 def _bury(run: Run, worker: _Worker, job: Job, death: Exception) -> Outcome:
-    how = " ".join(str(death).split())[:_MESSAGE_CHARACTERS]
+    how = ray_cluster.how(death)
     return record_crash(run, job, worker.device, f"the Ray actor died while scoring this clip: {how}")
 
 
@@ -172,41 +154,3 @@ def _needed(run: Run, jobs: list[Job]) -> list[Path]:
     weights = {file.path.absolute() for job in jobs for metric in job.metrics for file in metric.weights.values()}
     own = [run.path.resolve() / "run.json", *sorted((run.path.resolve() / "sessions").glob("*.json"))]
     return [*own, *(path for path in sorted(folders | weights) if path.exists())]
-
-
-@contextlib.contextmanager
-def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Be connected for a while; a notebook's own connection is used and left alone."""
-    if ray.is_initialized():
-        yield
-        return
-    try:
-        if ":" in address:
-            host, _, port = address.rpartition(":")
-            socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
-        if address == "local":
-            # A cluster that we start reports nothing to Ray's makers, unless the user wants it to.
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (OSError, OverflowError, RuntimeError) as error:
-        raise PrerequisiteError(
-            f"no Ray cluster at {address}: {error}. Start one with `ray start --head`, or use --ray local. "
-            "Clusters with token authentication want RAY_AUTH_MODE=token and their token on every machine."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _ray() -> Any:
-    try:
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise PrerequisiteError("--ray needs Ray: pip install 'talkbench[cluster]'.") from error
-
-
-def _deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """Return what `ray.get` raises when a process or its machine is gone."""
-    kinds = ray.exceptions
-    return (kinds.RayActorError, kinds.WorkerCrashedError, kinds.NodeDiedError, kinds.OutOfMemoryError)

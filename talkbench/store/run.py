@@ -9,6 +9,7 @@ profiles/*.json     one record per system, device, number of processes and compi
 locks/              one empty file per clip being scored
 logs/               one file per process
 clips/<system>/     only if the clips were generated here
+attempts/<system>/  every attempt to make a clip, one file per item (talkbench.store.attempts)
 """
 
 from __future__ import annotations

@@ -6,107 +6,27 @@ import os
 import shutil
 import sys
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from queue import SimpleQueue
+from typing import Any
 
 from talkbench import atomic
-from talkbench.config import cache_folder, visible_gpus
-from talkbench.errors import PrerequisiteError, TalkbenchError
-from talkbench.provenance import gpus
-from talkbench.schema import Sidecar
-from talkbench.systems.inputs import write_inputs
+from talkbench.media.normalise import LAYOUT, normalise
+from talkbench.schema import Encode, Sidecar
+from talkbench.systems import face_check
+from talkbench.systems.inputs import Inputs, write_inputs
+from talkbench.systems.machine import Machine
 from talkbench.systems.scan import sidecar_path
 from talkbench.systems.spec import SystemSpec
 from talkbench.systems.task import Task
 from talkbench.workers import scratch
-from talkbench.workers.accept import Accepted, accept
+from talkbench.workers.accept import accept, check_native
 from talkbench.workers.host import SHIM, Finished, Limits, Worker, WorkerFailedError
 from talkbench.workers.log import WorkerLog
 from talkbench.workers.protocol import Job
 
 GIVE_UP_AFTER = 2
-"""Starts that fail in a row, after which the rest of the jobs is not tried: loading may take minutes."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What systems are run with.
-
-    Attributes:
-        weights: Folder with the weight folders that systems name.
-        gpus: GPUs to use, as `CUDA_VISIBLE_DEVICES` names them.
-    """
-
-    weights: Path
-    gpus: tuple[str, ...]
-
-    @classmethod
-    def this(cls, *, weights_dir: Path | None = None, num_gpus: int | None = None) -> Machine:
-        """Return this machine, with all its visible GPUs or the first `num_gpus` of them.
-
-        Raises:
-            PrerequisiteError: If it has fewer.
-        """
-        visible = visible_gpus(len(gpus()))
-        if num_gpus is not None and num_gpus > len(visible):
-            raise PrerequisiteError(f"{num_gpus} GPUs were asked for, {len(visible)} are visible here (nvidia-smi).")
-        weights = (weights_dir or cache_folder() / "weights").expanduser().resolve()
-        return cls(weights, tuple(visible[:num_gpus]))
-
-    def lacks(self, spec: SystemSpec) -> list[str]:
-        """Return what a system needs and this machine does not have, one sentence each."""
-        needs, found = spec.needs, []
-        absent = [name for name in needs.modules if find_spec(name) is None]
-        if absent:
-            how = f": {needs.install}" if needs.install else "."
-            found.append(f"Python modules {', '.join(absent)} are not installed{how}")
-        if needs.gpus > len(self.gpus):
-            found.append(f"it needs {needs.gpus} GPU(s), {len(self.gpus)} can be used here (nvidia-smi).")
-        return found + self.lacks_weights(spec)
-
-    def lacks_weights(self, spec: SystemSpec) -> list[str]:
-        """Return which weight files of a system are not here, one sentence per folder."""
-        found = []
-        for group in spec.needs.weights:
-            folder = self.weights / group.folder
-            missing = [name for name in group.files if not (folder / name).is_file()]
-            if missing:
-                found.append(
-                    f"{folder} lacks {', '.join(missing[:3])}{' ...' if missing[3:] else ''} "
-                    f"(about {group.about_gigabytes:g} GB, {group.licence}): get {group.url}, "
-                    "or name the folder that has it with --weights-dir."
-                )
-        return found
-
-    def require(self, spec: SystemSpec) -> None:
-        """Refuse a system that cannot run here.
-
-        Raises:
-            PrerequisiteError: With everything that is missing.
-        """
-        lacking = self.lacks(spec)
-        if lacking:
-            listed = "".join(f"\n  {sentence}" for sentence in lacking)
-            raise PrerequisiteError(f"{spec.name} cannot run here:{listed}\nThen: talkbench system check {spec.name}")
-
-    def places(self, spec: SystemSpec, num_workers: int | None) -> list[tuple[str, ...]]:
-        """Return the GPUs of each worker to be run at once.
-
-        A system without GPUs gets one worker unless more are asked for: they would slow each other, and the clips'
-        timing events with them.
-        """
-        if not spec.needs.gpus:
-            return [()] * (num_workers or 1)
-        each = spec.needs.gpus
-        groups = [self.gpus[first : first + each] for first in range(0, len(self.gpus) - each + 1, each)]
-        return groups[:num_workers]
+"""Starts that fail in a row, after which none is tried any more: loading may take minutes."""
 
 
 class Station:
@@ -121,7 +41,13 @@ class Station:
     """
 
     def __init__(
-        self, spec: SystemSpec, machine: Machine, gpus: tuple[str, ...], *, log: Path, assets: Path | None
+        self,
+        spec: SystemSpec,
+        machine: Machine,
+        gpus: tuple[str, ...],
+        *,
+        log: Path,
+        assets: Path | None,
     ) -> None:
         self._spec = spec
         self._machine = machine
@@ -131,10 +57,28 @@ class Station:
         self._open = ExitStack()
         self._folder = self._open.enter_context(scratch.folder())
         self._worker: Worker | None = None
-        self._sizes: set[tuple[int, int]] = set()
+        self._sizes: set[str] = set()
         self._failed_starts: list[WorkerFailedError] = []
         self._num_attempts = 0
         self._interrupted = threading.Event()
+        self._device = ""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether it was told to end: what fails from then on says nothing about the system."""
+        return self._interrupted.is_set()
+
+    @property
+    def gave_up(self) -> str | None:
+        """Why no further start is tried, or None while one would be."""
+        if len(self._failed_starts) < GIVE_UP_AFTER:
+            return None
+        return f"not tried, since {GIVE_UP_AFTER} starts failed: {self._failed_starts[-1].message}"
+
+    @property
+    def device(self) -> str:
+        """What the worker runs on, as it said; empty before it has said anything."""
+        return self._device
 
     def make(self, task: Task) -> Sidecar:
         """Make a clip and put it, with its sidecar, where it belongs.
@@ -157,20 +101,16 @@ class Station:
                 seed=task.item.seed,
                 output=str(folder / "clip.mp4"),
                 scratch=str(folder),
+                encode=task.encode,
             )
             worker = self.worker()
             patience = self._spec.patience
             limit_seconds = patience.job_seconds + patience.job_seconds_per_second * inputs.audio_seconds
             finished = worker.run(job, limit_seconds)
-            accepted = accept(
-                Path(job.output),
-                audio_seconds=inputs.audio_seconds,
-                frame_rate=self._spec.frame_rate,
-                tolerance_frames=self._spec.limits.tolerance_frames,
-                num_frames_told=finished.num_frames,
-                audio=inputs.audio,
-            )
-            sidecar = self._sidecar(task, worker, finished, accepted)
+            accepted = self._accept(Path(job.output), inputs, finished)
+            if task.encode == "tap":
+                normalise(Path(job.output), Path(job.output), inputs.audio, self._spec.frame_rate)
+            sidecar = self._sidecar(task, worker, finished, accepted, inputs.audio_seconds)
             _publish(Path(job.output), task.path)
             atomic.write_text(sidecar_path(task.path), sidecar.to_json() + "\n")
             return sidecar
@@ -185,9 +125,8 @@ class Station:
         """
         if self._worker is not None and self._worker.is_alive:
             return self._worker
-        if len(self._failed_starts) == GIVE_UP_AFTER:
-            last = self._failed_starts[-1]
-            raise WorkerFailedError(last.reason, f"not tried, since {GIVE_UP_AFTER} starts failed: {last.message}")
+        if self.gave_up is not None:
+            raise WorkerFailedError(self._failed_starts[-1].reason, self.gave_up)
         try:
             worker = self._start()
         except WorkerFailedError as error:
@@ -220,19 +159,59 @@ class Station:
             log=self._log,
             limits=Limits(patience.start_seconds, patience.silence_seconds),
             environment={"CUDA_VISIBLE_DEVICES": ",".join(self._gpus)},
+            gpus=self._gpus,
         )
         if self._interrupted.is_set():
             worker.interrupt()
         self._sizes = set()
-        worker.greet()
+        self._device = worker.greet().device
         return worker
 
-    def _sidecar(self, task: Task, worker: Worker, finished: Finished, accepted: Accepted) -> Sidecar:
-        warmed_up = accepted.size in self._sizes
-        self._sizes.add(accepted.size)
+    def _accept(self, clip: Path, inputs: Inputs, finished: Finished) -> dict[str, Any]:
+        """Check a clip; return what was found.
+
+        Raises:
+            WorkerFailedError: ``bad-output``, if it does not count.
+        """
+        spec, limits = self._spec, self._spec.limits
+        weights = self._machine.weights
+        watcher = face_check.begin(inputs.image, weights if weights.is_dir() else None)
+        accepted = accept(
+            clip,
+            audio_seconds=inputs.audio_seconds,
+            frame_rate=spec.frame_rate,
+            tolerance_frames=limits.tolerance_frames,
+            num_frames_told=finished.num_frames,
+            audio=inputs.audio,
+            sizes=limits.sizes_px,
+            reference=inputs.image,
+            shows_reference=limits.shows_reference,
+            watcher=watcher,
+        )
+        check_native(
+            finished.details,
+            lead_trim_frames=limits.lead_trim_frames,
+            makes_sound=limits.makes_sound,
+            frame_rate=spec.frame_rate,
+        )
+        face = watcher.finish(refuse=limits.shows_reference)
+        return accepted.facts() | {"face": face_check.facts(face)}
+
+    def _sidecar(
+        self, task: Task, worker: Worker, finished: Finished, accepted: dict[str, Any], audio_seconds: float
+    ) -> Sidecar:
+        warmed_up = accepted["size"] in self._sizes
+        self._sizes.add(accepted["size"])
         timing = finished.timing
         if timing is not None:
-            timing = timing.model_copy(update={"scenario": self._spec.scenario, "warmed_up": warmed_up})
+            timing = timing.model_copy(
+                update={
+                    "scenario": self._spec.scenario,
+                    "warmed_up": warmed_up,
+                    "audio_seconds": audio_seconds,
+                    "num_gpus": len(self._gpus),
+                }
+            )
         return Sidecar(
             item=task.item.id,
             system=self._spec.name,
@@ -242,7 +221,9 @@ class Station:
                 "seed": task.item.seed,
                 "worker": worker.hello.model_dump(mode="json", exclude={"type"}),
                 "clip": finished.details,
-                "accepted": accepted.facts(),
+                "accepted": accepted,
+                "encode": _encoding(task.encode, finished),
+                **finished.memory.facts(),
                 "message_delay_seconds": round(finished.message_delay_seconds, 6),
                 "adapter": self._spec.settings,
             },
@@ -250,70 +231,25 @@ class Station:
         )
 
 
-def make_all(stations: Sequence[Station], tasks: Sequence[Task], note: Callable[[Task, str | None], None]) -> None:
-    """Let stations share tasks; `note` is told, on the calling thread, of each one and why it failed, if it did.
-
-    Ctrl-C, or any other exception of the caller, ends the workers; clips that were finished stay.
-    """
-    waiting, told = deque(tasks), SimpleQueue[tuple[Task, str | None] | None]()
-
-    def work(station: Station) -> None:
-        try:
-            for task in iter(partial(_take, waiting), None):
-                outcome = attempt(station, task)
-                told.put((task, outcome if isinstance(outcome, str) else None))
-        finally:
-            told.put(None)
-
-    pool = ThreadPoolExecutor(max(1, len(stations)))
-    try:
-        working = [pool.submit(work, station) for station in stations]
-        left = len(working)
-        while left:
-            news = told.get()
-            if news is None:
-                left -= 1
-            else:
-                note(*news)
-        for each in working:
-            each.result()
-    except BaseException:
-        waiting.clear()
-        for station in stations:
-            station.interrupt()
-        raise
-    finally:
-        pool.shutdown()
-        for station in stations:
-            station.close()
-
-
-def _take(waiting: deque[Task]) -> Task | None:
-    """Return the next task; None if another station took the last one."""
-    try:
-        return waiting.popleft()
-    except IndexError:
-        return None
-
-
-def attempt(station: Station, task: Task) -> Sidecar | str:
-    """Return what is known of the clip, or why there is none, with the last words of the worker."""
-    try:
-        return station.make(task)
-    except WorkerFailedError as error:
-        return str(error) + "".join(f"\n    | {line}" for line in error.last_words)
-    except (TalkbenchError, OSError) as error:
-        return f"{type(error).__name__}: {error}"
+def _encoding(encode: Encode, finished: Finished) -> dict[str, Any]:
+    """Return by whom picture and sound of the clip were encoded."""
+    if encode == "tap":
+        return {"policy": "tap", "sound": "benchmark", "layout": LAYOUT}
+    return {"policy": "native", "sound": finished.details.get("clip", {}).get("sound", "native")}
 
 
 def _publish(clip: Path, path: Path) -> None:
-    """Put an accepted clip in its place: whole, or not at all; scratch may be on another disk."""
+    """Put an accepted clip in its place: whole, or not at all; scratch may be on another disk.
+
+    Whoever makes a clip holds the lock of its attempts, so what a killed process left of a copy is in nobody's use.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem[:60]}.{os.getpid()}.partial.mp4")
+    partial = path.with_name(f".{path.stem}.partial.mp4")
     try:
         shutil.copyfile(clip, partial)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
+        sidecar_path(path).unlink(missing_ok=True)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from talkbench.errors import TalkbenchError
 from talkbench.mini.suite import mini_suite
 from talkbench.schema import Item, Sidecar
-from talkbench.systems.adapter import Machine, Station, attempt
+from talkbench.systems.adapter import Station
 from talkbench.systems.discover import adapters
+from talkbench.systems.failures import explain
 from talkbench.systems.known import SYSTEMS
+from talkbench.systems.machine import Machine
 from talkbench.systems.spec import SystemSpec
 from talkbench.systems.task import Task
+from talkbench.workers.host import WorkerFailedError
 
 TRIAL_SECONDS = 2.0
 
@@ -84,15 +88,18 @@ def trial(spec: SystemSpec, machine: Machine) -> Trial:
     with tempfile.TemporaryDirectory(prefix="talkbench-check-") as name:
         folder = Path(name)
         task = Task(spec.name, _short_item(), folder / "clip.mp4", "trial")
-        station = Station(spec, machine, machine.places(spec, 1)[0], log=folder / "worker.log", assets=None)
+        gpus = machine.gpus[: spec.needs.gpus]
+        station = Station(spec, machine, gpus, log=folder / "worker.log", assets=None)
+        sidecar, failure = None, None
         try:
-            outcome = attempt(station, task)
+            sidecar = station.make(task)
+        except (WorkerFailedError, TalkbenchError, OSError) as error:
+            failure = str(explain(error))
         except BaseException:
             station.interrupt()
             raise
         finally:
             station.close()
-    sidecar, failure = (None, outcome) if isinstance(outcome, str) else (outcome, None)
     return Trial(spec.name, failure, time.monotonic() - began, sidecar)
 
 
@@ -103,9 +110,10 @@ def facts(tried: Trial) -> dict[str, Any]:
         found["worker"] = tried.sidecar.settings["worker"]
         timing = tried.sidecar.timing
         if timing is not None:
-            found["frames"] = sum(chunk.num_frames for chunk in timing.chunks)
+            found["frames"] = tried.sidecar.settings["accepted"]["picture"]["num_frames"]
             found["job_seconds"] = round((timing.file_closed_ns - timing.job_received_ns) / 1e9, 3)
-            found["first_frame_seconds"] = round((timing.first_frame_ns - timing.job_received_ns) / 1e9, 3)
+            if timing.first_frame_ns is not None:
+                found["first_frame_seconds"] = round((timing.first_frame_ns - timing.job_received_ns) / 1e9, 3)
     return found
 
 

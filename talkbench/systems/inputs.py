@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import wave
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image, UnidentifiedImageError
 
 from talkbench.errors import TalkbenchError, Unscorable
 from talkbench.ids import sha256_file
+from talkbench.manifests.fetch import obtain
 from talkbench.media import audio
 from talkbench.media.clip import Frames, Samples
 from talkbench.mini.suite import AUDIO_RATE_HZ, Performance
@@ -37,21 +37,17 @@ def write_inputs(item: Item, folder: Path, assets: Path | None) -> Inputs:
     """Write the inputs of an item into a folder.
 
     Args:
-        item: What to make a clip of; of talkbench-mini, or with an image and an audio file.
+        item: What to make a clip of; drawn by talkbench, or with an image and an audio file.
         folder: Exists.
-        assets: Folder that the item's paths are relative to; not needed for talkbench-mini.
+        assets: Folder that the item's paths are relative to; not needed for items that are drawn.
 
     Raises:
         TalkbenchError: If a file is missing, is not the one that the manifest means, or cannot be read.
     """
-    image_HWC, audio_N = _drawn(item) if item.generator else _recorded(item, assets)
+    image_HWC, audio_N = _drawn(item) if item.generator and item.image is None else _recorded(item, assets)
     image, sound = folder / "image.png", folder / "audio.wav"
     Image.fromarray(image_HWC).save(image)
-    with wave.open(str(sound), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(AUDIO_RATE_HZ)
-        file.writeframes(np.rint(np.clip(audio_N, -1.0, 1.0) * 32767).astype("<i2").tobytes())
+    sound.write_bytes(audio.wav(audio_N, AUDIO_RATE_HZ))
     return Inputs(image, sound, audio_N.size / AUDIO_RATE_HZ)
 
 
@@ -79,6 +75,8 @@ def _recorded(item: Item, assets: Path | None) -> tuple[Frames, Samples]:
 def _file(item: Item, kind: str, asset: Asset | None, assets: Path | None) -> Path:
     if asset is None:
         raise TalkbenchError(f"item {item.id} has no {kind}: a system cannot make a clip of it.")
+    if assets is None and item.generator:
+        return obtain(item, asset)
     if assets is None:
         raise TalkbenchError(
             f"item {item.id}: give the suite by the path of its .jsonl, so that {asset.path} is found."

@@ -6,7 +6,7 @@ that ranks them otherwise is wrong (`EXPECTATIONS`, checked by a test and printe
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +84,9 @@ def recorded_sound(performance: Performance) -> Samples:
         stored: Samples = np.load(path)
         return stored
     sound = performance.audio()
-    partial = path.with_name(f".{path.name}.{os.getpid()}.npy")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    np.save(partial, sound)
-    partial.replace(path)
+    stored_bytes = io.BytesIO()
+    np.save(stored_bytes, sound)
+    atomic.write_bytes(path, stored_bytes.getvalue())
     return sound
 
 

@@ -7,10 +7,11 @@
       mysystem:
         version: 1
         description: One line for tables
-        launch: ["{python}", "{shim}", "{here}/worker.py"]
+        launch: ["{python}", "{shim}", "{here}/worker.py", "{name}"]
 
-`{python}` is our interpreter, `{shim}` our side of the protocol, `{here}` the folder of the file, `{weights}` the
-folder of weight files, `{gpus}` the number of GPUs. A system with an environment of its own names that interpreter.
+`{python}` is the interpreter of the system's own environment, or ours if it has none; `{shim}` our side of the
+protocol, `{here}` the folder of the file, `{name}` the system, `{source}` the checkout of its official code,
+`{weights}` the folder of weight files, `{gpus}` the number of GPUs.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest
 from talkbench.schema import Finite, Item, Rate, RelativePath, Tier
+from talkbench.workers.checkout import Checkout
+from talkbench.workers.envs import Recipe
 
-PLACEHOLDERS = ("python", "shim", "here", "weights", "gpus")
+PLACEHOLDERS = ("python", "shim", "here", "name", "source", "weights", "gpus")
 
 _Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]
 
@@ -39,12 +42,20 @@ class _Part(BaseModel):
 class Source(_Part):
     """Where a system's code comes from."""
 
-    repo: str = Field(description="OWNER/NAME, or an address.")
+    repo: str = Field(description="OWNER/NAME on GitHub, or an address.")
     commit: str | None = Field(default=None, pattern=r"^[0-9a-f]{7,40}$")
+    entry: RelativePath | None = Field(
+        default=None, description="A file of it without which nothing works; null if no checkout is needed."
+    )
+
+    @property
+    def url(self) -> str:
+        """What it is cloned from."""
+        return self.repo if ":" in self.repo else f"https://github.com/{self.repo}"
 
 
 class WeightFolder(_Part):
-    """Files that belong together, under the names their authors gave them: weights, a checkout, an environment."""
+    """Weight files that belong together, under the names their authors gave them."""
 
     folder: RelativePath
     url: str = Field(pattern=r"^https?://\S+$")
@@ -54,10 +65,16 @@ class WeightFolder(_Part):
 
 
 class Environment(_Part):
-    """The Python environment of a system that cannot share ours."""
+    """The Python environment of a system that cannot share ours, and where the checkout of its code lies."""
 
+    name: _Name = Field(description="For `talkbench env create NAME`; both lie in `baselines/<name>` of the weights.")
     python: str = Field(pattern=r"^3\.\d+$", description="Version of the interpreter.")
-    requirements: RelativePath = Field(description="Packages, beside the adapter.yaml: a solved lock or a plain list.")
+    lock: RelativePath = Field(description="Exact versions of all packages, beside the adapter.yaml.")
+    about_gigabytes: Finite = Field(gt=0)
+    compiled: tuple[str, ...] = Field(
+        default=(), description="NAME==VERSION of what is built against the lock's torch."
+    )
+    imports: tuple[str, ...] = Field(default=(), description="Modules that show that it works.")
 
 
 class Needs(_Part):
@@ -67,6 +84,11 @@ class Needs(_Part):
     gpu_gigabytes: Finite | None = Field(default=None, gt=0, description="Memory of each GPU; null if nobody says.")
     ram_gigabytes: Finite | None = Field(default=None, gt=0, description="Host memory, without the clip's frames.")
     ram_gigabytes_per_second: Finite = Field(default=0.0, ge=0, description="More for every second of sound.")
+    gpu_seconds_per_second: Finite | None = Field(
+        default=None,
+        gt=0,
+        description="GPU seconds per second of video, quoted from the authors or the report; only for plans.",
+    )
     environment: Environment | None = None
     modules: tuple[str, ...] = Field(default=(), description="Modules that `{python}` must be able to import.")
     install: str | None = Field(default=None, description="Command that installs them.")
@@ -81,6 +103,28 @@ class ClipLimits(_Part):
     tolerance_frames: int = Field(
         default=1, ge=0, description="How far a clip may be longer or shorter than its sound."
     )
+    sizes: tuple[Annotated[str, StringConstraints(pattern=r"^[1-9]\d*x[1-9]\d*$")], ...] = Field(
+        default=(), description="WIDTHxHEIGHT of its clips, if these are a fixed list; none for any."
+    )
+    lead_trim_frames: int = Field(
+        default=0,
+        ge=0,
+        description="Frames it puts before the sound, which its worker cuts off; checked on every clip.",
+    )
+    makes_sound: bool = Field(
+        default=True, description="Whether its own file has a sound track; then one without it is a failure of it."
+    )
+    shows_reference: bool = Field(
+        default=False,
+        description="Whether its first frame is the picture it is given and the face in it stays about as large; then "
+        "a clip that shows something else is refused.",
+    )
+
+    @property
+    def sizes_px(self) -> tuple[tuple[int, int], ...]:
+        """Widths and heights of its clips; none for any."""
+        pairs = (size.split("x") for size in self.sizes)
+        return tuple((int(width), int(height)) for width, height in pairs)
 
 
 class Patience(_Part):
@@ -127,8 +171,12 @@ class SystemSpec(_Part):
     @property
     def digest(self) -> str:
         """Changes whenever the same item would become another clip; neither wording nor patience enters."""
-        kept: dict[str, Any] = dict.fromkeys(("name", "version", "source", "launch", "prompt", "settings"), True)
-        kept |= {"limits": {"frame_rate"}, "needs": {"weights": {"__all__": {"folder", "files"}}}}
+        kept: dict[str, Any] = dict.fromkeys(("name", "version", "launch", "prompt", "settings"), True)
+        kept |= {
+            "source": {"repo", "commit"},
+            "limits": {"frame_rate"},
+            "needs": {"weights": {"__all__": {"folder", "files"}}},
+        }
         return digest(self.model_dump(mode="json", include=kept))
 
     @property
@@ -141,6 +189,10 @@ class SystemSpec(_Part):
         """Frames per second of its clips."""
         return Fraction(self.limits.frame_rate)
 
+    def ram_gigabytes(self, seconds: float) -> float:
+        """Return the host memory of a job of this length, in 10^9 bytes, as far as the adapter says."""
+        return (self.needs.ram_gigabytes or 0.0) + self.needs.ram_gigabytes_per_second * seconds
+
     def refuses(self, item: Item) -> str | None:
         """Return why the system cannot make the clip of an item, or None if it can."""
         longest = self.limits.max_seconds
@@ -148,9 +200,50 @@ class SystemSpec(_Part):
             return f"unsupported: lasts {item.duration_seconds:g} s, {self.name} makes clips of up to {longest:g} s"
         return None
 
-    def command(self, **values: object) -> list[str]:
-        """Return the launch line with its placeholders filled in."""
-        return [argument.format_map({"here": self.path.parent, **values}) for argument in self.launch]
+    def recipe(self, weights: Path) -> Recipe | None:
+        """Return how its environment is made below a folder of weights; None if it runs in ours."""
+        wanted = self.needs.environment
+        if wanted is None:
+            return None
+        return Recipe(
+            name=wanted.name,
+            folder=weights / "baselines" / wanted.name / "env",
+            python=wanted.python,
+            lock=self.path.parent / wanted.lock,
+            about_gigabytes=wanted.about_gigabytes,
+            compiled=wanted.compiled,
+            imports=wanted.imports,
+        )
+
+    def checkout(self, weights: Path) -> Checkout | None:
+        """Return which checkout of its official code it needs below a folder of weights; None if it needs none."""
+        name, commit, entry = self._place, self.source.commit, self.source.entry
+        if commit is None or entry is None:
+            return None
+        folder = weights / "baselines" / name / "source"
+        return Checkout(self.source.url, commit, folder, entry, create=f"talkbench env create {name} --source")
+
+    def command(self, *, python: str, weights: Path | str, **values: object) -> list[str]:
+        """Return the launch line with its placeholders filled in.
+
+        Args:
+            python: Our interpreter, for a system without an environment of its own.
+            weights: Folder of weight files.
+            values: The other placeholders that only the caller knows: `shim`, `gpus`.
+        """
+        recipe = self.recipe(Path(weights))
+        filled = {
+            "here": self.path.parent,
+            "name": self.name,
+            "python": python if recipe is None else recipe.interpreter,
+            "source": Path(weights) / "baselines" / self._place / "source",
+            "weights": weights,
+        }
+        return [argument.format_map(filled | values) for argument in self.launch]
+
+    @property
+    def _place(self) -> str:
+        return self.name if self.needs.environment is None else self.needs.environment.name
 
 
 def read(path: Path) -> tuple[SystemSpec, ...]:

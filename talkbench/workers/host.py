@@ -1,13 +1,6 @@
 """The host's side of a worker: handshake, one job at a time, time limits, and why a job came to nothing.
 
-A failure has one of these reasons:
-
-    no-handshake   it never said hello, or ended before
-    crashed        it ended, or closed its stdout, while a job ran
-    timeout        the job, or the silence in it, took too long
-    error          it said that the job failed
-    protocol       it said something that is no message, or that makes no sense here
-    bad-output     it said done, but the clip cannot be accepted (talkbench.workers.accept)
+A failure has one of the reasons of `talkbench.workers.faults`.
 """
 
 from __future__ import annotations
@@ -18,11 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from talkbench.schema import Chunk, Timing
 from talkbench.workers import protocol
 from talkbench.workers.log import WorkerLog
+from talkbench.workers.memory import SAMPLE_SECONDS, MemoryMeter, PeakMemory
 from talkbench.workers.process import OutputEnded, WorkerProcess
 
 Reason = Literal["no-handshake", "crashed", "timeout", "error", "protocol", "bad-output"]
@@ -67,16 +61,18 @@ class Finished:
 
     Attributes:
         details: What the worker wants kept beside the clip.
-        timing: When its messages arrived, on the host's clock; None if it told of no frames.
-        num_frames: Frames it told of.
+        timing: When its messages arrived, on the host's clock; None if it told of no frames and of no stage.
+        num_frames: Frames of the clip that it told of.
         message_delay_seconds: Longest time from an event, on the worker's clock, to the arrival of its message: how
             far `timing` can be trusted.
+        memory: The most that it has used during the job.
     """
 
-    details: dict[str, object]
+    details: dict[str, Any]
     timing: Timing | None
     num_frames: int
     message_delay_seconds: float
+    memory: PeakMemory
 
 
 class Worker:
@@ -90,6 +86,7 @@ class Worker:
         log: Takes what it prints.
         limits: How long to wait.
         environment: Variables besides the inherited ones.
+        gpus: GPUs whose memory is watched, as `CUDA_VISIBLE_DEVICES` names them.
 
     Raises:
         WorkerFailedError: If it cannot be started.
@@ -105,9 +102,11 @@ class Worker:
         log: WorkerLog,
         limits: Limits,
         environment: Mapping[str, str] = {},
+        gpus: tuple[str, ...] = (),
     ) -> None:
         self._log = log
         self._limits = limits
+        self._gpus = gpus
         self.is_alive = True
         log.mark(f"start {' '.join(command)}")
         try:
@@ -140,8 +139,8 @@ class Worker:
                 `is_alive` says that it can take another job.
         """
         self._log.mark(f"job {job.id}")
-        with self._ended_on_failure():
-            outcome = self._converse(job, time.monotonic() + limit_seconds, limit_seconds)
+        with self._ended_on_failure(), MemoryMeter(self.pid, self._gpus) as meter:
+            outcome = self._converse(job, time.monotonic() + limit_seconds, limit_seconds, meter)
         if isinstance(outcome, protocol.Error):
             self._process.take_log()
             raise WorkerFailedError("error", outcome.message, self._log.tail())
@@ -187,7 +186,9 @@ class Worker:
             )
         return message
 
-    def _converse(self, job: protocol.Job, end: float, limit_seconds: float) -> Finished | protocol.Error:
+    def _converse(
+        self, job: protocol.Job, end: float, limit_seconds: float, meter: MemoryMeter
+    ) -> Finished | protocol.Error:
         """Send a job and listen to its end; an error is returned if the worker can go on."""
         events: list[tuple[protocol.Progress, int]] = []
         sent_ns = time.monotonic_ns()
@@ -195,7 +196,7 @@ class Worker:
         try:
             self._process.send(protocol.to_line(job))
             while True:
-                message, now_ns = self._next(min(end, time.monotonic() + silence))
+                message, now_ns = self._next(min(end, time.monotonic() + silence), meter)
                 if isinstance(message, protocol.Error) and message.fatal:
                     raise WorkerFailedError("error", message.message)
                 if isinstance(message, protocol.Hello | protocol.Bye) or message.job != job.id:
@@ -203,7 +204,7 @@ class Worker:
                 if isinstance(message, protocol.Error):
                     return message
                 if isinstance(message, protocol.Done):
-                    return self._finished(message, events, sent_ns, now_ns)
+                    return self._finished(message, events, (sent_ns, now_ns), meter.peak())
                 events.append((message, now_ns))
         except TimeoutError as error:
             told = sum(event.num_frames for event, _ in events)
@@ -213,31 +214,48 @@ class Worker:
             raise WorkerFailedError("crashed", self._process.how_it_ended()) from error
 
     def _finished(
-        self, done: protocol.Done, events: list[tuple[protocol.Progress, int]], sent_ns: int, now_ns: int
+        self,
+        done: protocol.Done,
+        events: list[tuple[protocol.Progress, int]],
+        job_ns: tuple[int, int],
+        memory: PeakMemory,
     ) -> Finished:
-        frames = [(e, at) for e, at in events if e.event == "chunk_done" and e.num_frames]
-        pictures = [at for e, at in events if e.event == "first_frame"] + [at for _, at in frames]
-        stamps = [(e.at_ns, at) for e, at in events] + [(done.file_closed_ns, now_ns)]
-        timing = Timing(
-            job_received_ns=sent_ns,
-            first_frame_ns=min(pictures),
-            chunks=tuple(Chunk(done_ns=at, num_frames=e.num_frames) for e, at in frames),
-            file_closed_ns=now_ns,
-            device=self.hello.device,
-            num_devices=self.hello.num_devices,
-        ) if frames else None  # fmt: skip
+        stamps = [(e.at_ns, at) for e, at in events] + [(done.file_closed_ns, job_ns[1])]
         return Finished(
             details=done.details,
-            timing=timing,
-            num_frames=sum(e.num_frames for e, _ in frames),
+            timing=self._timing(events, *job_ns),
+            num_frames=sum(e.num_frames for e, _ in events if e.event == "chunk_done"),
             message_delay_seconds=max(here - there for there, here in stamps) / 1e9,
+            memory=memory,
         )
 
-    def _next(self, until: float) -> tuple[protocol.FromWorker, int]:
+    def _timing(self, events: list[tuple[protocol.Progress, int]], sent_ns: int, closed_ns: int) -> Timing | None:
+        """Return when things happened; of a stage that is told of twice, the first time."""
+        stages = {e.name: at for e, at in reversed(events) if e.event == "mark" and e.name is not None}
+        cycles = [(e, at) for e, at in events if e.event in {"chunk_done", "cycle_done"} and e.num_frames]
+        pictures = [at for e, at in events if e.event == "first_frame"] + [at for _, at in cycles]
+        if not stages and not cycles:
+            return None
+        return Timing(
+            job_received_ns=sent_ns,
+            first_frame_ns=stages.get("first_frames", min(pictures, default=None)),
+            chunks=tuple(Chunk(done_ns=at, num_frames=e.num_frames) for e, at in cycles),
+            file_closed_ns=closed_ns,
+            device=self.hello.device,
+            num_devices=self.hello.num_devices,
+            events=dict(sorted(stages.items(), key=lambda stage: stage[1])),
+            num_frames=next((e.num_frames for e, _ in events if e.event == "generated" and e.num_frames), None),
+        )
+
+    def _next(self, until: float, meter: MemoryMeter | None = None) -> tuple[protocol.FromWorker, int]:
         """Return the next message and its arrival, waiting until a time of `time.monotonic`."""
-        found = self._process.next_line(max(0.0, until - time.monotonic()))
-        if found is None:
-            raise TimeoutError
+        found = None
+        while found is None:
+            found = self._process.next_line(max(0.0, min(until - time.monotonic(), SAMPLE_SECONDS)))
+            if meter is not None:
+                meter.sample()
+            if found is None and time.monotonic() >= until:
+                raise TimeoutError
         line, now_ns = found
         try:
             return protocol.parse(line), now_ns

@@ -1,7 +1,7 @@
 """A worker as an operating-system process: started in a session of its own, read line by line, ended for good.
 
 Every process that it starts inherits a token in its environment, by which what left its group (torchrun starts each
-rank in a session of its own) is found and ended with it.
+rank in a session of its own) is found and ended with it, even if we die first (`talkbench.workers.orphans`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from talkbench.config import inherited_environment
+from talkbench.workers import orphans
 from talkbench.workers.log import WorkerLog
 
-TOKEN = "TALKBENCH_WORKER"  # noqa: S105 - the name of a variable
 TERMINATE_SECONDS = 3.0
 """From SIGTERM to SIGKILL: a launcher of several processes passes the signal on."""
 _POLL_SECONDS = 0.02
@@ -57,7 +57,8 @@ class WorkerProcess:
         max_line_bytes: int,
     ) -> None:
         self._log = log
-        self._token = secrets.token_hex(16)
+        orphans.start_guard()
+        self._token = orphans.host_prefix() + secrets.token_hex(16)
         self._max_line_bytes = max_line_bytes
         self._begun = bytearray()
         self._lines: deque[tuple[bytes, int]] = deque()
@@ -69,7 +70,7 @@ class WorkerProcess:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=folder,
-            env=_clean_environment(folder) | {TOKEN: self._token} | dict(environment),
+            env=_clean_environment(folder) | {orphans.TOKEN: self._token} | dict(environment),
             start_new_session=True,
         )
         self._selector = selectors.DefaultSelector()
@@ -154,11 +155,7 @@ class WorkerProcess:
 
     def _kill_all(self) -> None:
         self._signal_group(signal.SIGKILL)
-        while pids := _carrying(self._token):
-            for pid in pids:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(_POLL_SECONDS)
+        orphans.kill_carrying(self._token)
 
     def _signal_group(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -206,18 +203,3 @@ def _clean_environment(folder: Path) -> dict[str, str]:
         "TRANSFORMERS_OFFLINE": "1",
         "TMPDIR": str(folder),
     }
-
-
-def _carrying(token: str) -> list[int]:
-    """Return the processes that have the token in their environment; needs Linux, none elsewhere."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if token.encode() in (entry / "environ").read_bytes() and _is_alive(entry):
-                found.append(int(entry.name))
-    return found
-
-
-def _is_alive(entry: Path) -> bool:
-    """Tell a process from a zombie, which is gone but for its exit code."""
-    return (entry / "stat").read_bytes().rpartition(b")")[2].split()[0] not in {b"Z", b"X"}

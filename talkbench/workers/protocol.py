@@ -6,7 +6,7 @@
     host:   bye                        the worker answers bye and leaves
 
 `talkbench/workers/shim.py` is the worker's side. It knows nothing of this file, so a change here is a change there,
-and of the number.
+and of the number if an older worker would be misunderstood.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from talkbench.schema import Encode, TimingEvent
+
 PROTOCOL = 1
 MAX_LINE_BYTES = 1 << 20
 
-Event = Literal["job_received", "first_frame", "chunk_done", "note"]
+Event = Literal["job_received", "first_frame", "chunk_done", "mark", "cycle_done", "generated", "note"]
+"""`cycle_done` and `generated` are of another program that the worker watches: not all its frames must be in the clip.
+"""
 
 
 class ProtocolError(Exception):
@@ -54,6 +58,11 @@ class Job(Message):
     prompt: str | None = None
     seed: int
     output: str = Field(description="Where the clip (mp4 with the sound in it) is expected.")
+    encode: Encode = Field(
+        default="native",
+        description="`tap`: the clip will be encoded again, so whatever encodes it before does so without loss if it "
+        "can choose.",
+    )
     scratch: str = Field(description="Folder of this attempt; deleted afterwards.")
 
 
@@ -64,7 +73,12 @@ class Progress(Message):
     job: str
     event: Event
     at_ns: int
-    num_frames: int = Field(default=0, ge=0, description="Of `chunk_done`: frames that are new on the host.")
+    num_frames: int = Field(
+        default=0,
+        ge=0,
+        description="Of `chunk_done` and `cycle_done`: frames that are new on the host. Of `generated`: all of them.",
+    )
+    name: TimingEvent | None = Field(default=None, description="Of `mark`: what happened.")
     text: str = ""
 
 

@@ -52,6 +52,7 @@ class Job:
         seed: Of all randomness.
         output: Where to write the clip: an mp4 with the sound in it.
         scratch: Folder for whatever else; deleted afterwards.
+        encode: `native`, or `tap` if the clip will be encoded again: then encode it without loss, if there is a choice.
         message: The job as it was sent.
     """
 
@@ -65,6 +66,7 @@ class Job:
         self.seed: int = message["seed"]
         self.output: str = message["output"]
         self.scratch: str = message["scratch"]
+        self.encode: str = message.get("encode", "native")
 
 
 class Report:
@@ -80,6 +82,18 @@ class Report:
     def frames(self, num_frames: int) -> None:
         """Say that a cycle of the system has put this many new frames, all of the clip, into the host's memory."""
         self._send("chunk_done", num_frames=num_frames)
+
+    def mark(self, name: str) -> None:
+        """Say that a stage is over: spawn, import_end, load_end, cond_end, first_frames, gen_end, encode_end, exit."""
+        self._send("mark", name=name)
+
+    def cycle(self, num_frames: int) -> None:
+        """Say that a program which the worker watches has made new frames; they need not all be in the clip."""
+        self._send("cycle_done", num_frames=num_frames)
+
+    def generated(self, num_frames: int) -> None:
+        """Say how many frames that program has made in all."""
+        self._send("generated", num_frames=num_frames)
 
     def note(self, text: str) -> None:
         """Say what goes on where no frames come for long, so that it is not taken for a hang."""

@@ -122,7 +122,9 @@ def test_doctor_and_lists_work_and_have_json(run: Path) -> None:
 
 
 def test_a_dry_run_touches_nothing(tmp_path: Path) -> None:
-    told = json.loads(talkbench("run", "mini", "--system", "known", "--out", tmp_path / "x", "--dry-run").stdout)
+    told = json.loads(
+        talkbench("run", "mini", "--system", "known", "--out", tmp_path / "x", "--dry-run", "--json").stdout
+    )
     assert (told["clips"], told["clips_to_make"]) == (228, 228)
     assert not (tmp_path / "x").exists()
 

@@ -9,8 +9,8 @@ from talkbench import api
 from talkbench.mini.suite import mini_suite
 from talkbench.schema import Sidecar
 from talkbench.store.run import Run, read_record
-from talkbench.systems.generate import asked_of
 from talkbench.systems.known import EXPECTATIONS, SYSTEMS
+from talkbench.systems.planning import asked_of
 from talkbench.validity.known_answers import check
 
 pytestmark = pytest.mark.slow

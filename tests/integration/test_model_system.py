@@ -17,7 +17,8 @@ from talkbench.media import probe
 from talkbench.media.decode import VideoReader
 from talkbench.mini.suite import mini_suite
 from talkbench.schema import Suite
-from talkbench.systems.adapter import Machine, Station
+from talkbench.systems.adapter import Station
+from talkbench.systems.machine import Machine
 from talkbench.systems.scan import read_sidecar
 from talkbench.systems.spec import read
 from talkbench.systems.task import Task

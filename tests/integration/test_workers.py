@@ -22,8 +22,9 @@ from talkbench.ids import sha256_file
 from talkbench.mini.suite import mini_suite
 from talkbench.schema import Item
 from talkbench.store.run import Run
-from talkbench.systems.adapter import Machine, Station
+from talkbench.systems.adapter import Station
 from talkbench.systems.inputs import write_inputs
+from talkbench.systems.machine import Machine
 from talkbench.systems.scan import read_sidecar
 from talkbench.systems.spec import read
 from talkbench.workers.host import WorkerFailedError
@@ -148,7 +149,7 @@ def test_a_failure_costs_its_own_clip_and_leaves_nothing_half_made(
 
 
 def test_a_crashed_worker_is_started_again_for_the_next_job(suite: Path, clip: Path, tmp_path: Path) -> None:
-    api.generate(str(suite), [str(adapter(tmp_path, "crash-second", clip))], tmp_path / "run")
+    api.generate(str(suite), [str(adapter(tmp_path, "crash-second", clip))], tmp_path / "run", retries=0)
     found = sidecars(tmp_path / "run")
     assert len({sidecar["settings"]["clip"]["pid"] for sidecar in found.values()}) == 2
     log = (tmp_path / "run" / "logs" / "fake-0.log").read_text()

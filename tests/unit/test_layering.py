@@ -12,18 +12,20 @@ from tests.support import ROOT
 LAYERS = {
     "errors": 0, "ids": 0,
     "schema": 1, "migrate": 1,
-    "config": 2, "registry": 2, "provenance": 2, "progress": 2, "atomic": 2, "media": 2, "workers.protocol": 2,
+    "config": 2, "ray_cluster": 2, "registry": 2, "provenance": 2, "progress": 2, "atomic": 2, "media": 2,
+    "workers.protocol": 2,
     "manifests": 3, "mini": 3, "store.rows": 3, "store.run": 3, "metrics.series": 3, "metrics.base": 3, "speed": 3,
     "workers": 3, "systems.spec": 3, "data": 3, "nets": 3, "weights": 3, "metrics.networks": 3, "metrics.regroup": 3,
     "store": 4, "systems": 4, "metrics": 4,
     "calibrate": 5, "metrics.score": 5, "metrics.jobs": 5, "metrics.cluster": 5,
     "metrics.pool": 5, "stats": 5, "validity": 5,
-    "api": 6, "checks": 6, "profiling": 6, "cli": 6, "__init__": 6, "__main__": 6,
+    "api": 6, "checks": 6, "environments": 6, "profiling": 6, "vetting": 6, "cli": 6, "__init__": 6, "__main__": 6,
 }  # fmt: skip
 PRESENTATION_MAY_USE = ("schema", "store", "stats", "validity", "metrics.base", "metrics.drift", "errors", "atomic",
-                        "ids", "registry", "cli.console", "manifests", "speed")  # fmt: skip
+                        "ids", "registry", "cli.console", "manifests", "speed", "media.clip", "media.stills",
+                        "mini")  # fmt: skip
 
-MODEL_MAY_USE = {"errors", "ids", "atomic", "media", "progress", "provenance", "weights"}
+MODEL_MAY_USE = {"errors", "ids", "atomic", "data", "media", "mini", "progress", "provenance", "schema", "weights"}
 
 
 def layer(module: str) -> int:

@@ -37,8 +37,17 @@ def seconds(audio):
         return file.getnframes() / 16000
 
 
-def clip(path, frames, size, *, audio=None, lead=0.0, gain=1.0, grey=False):
-    """Write a clip with a moving picture and the sound, `lead` seconds late and `gain` times as loud."""
+def bar(steps):
+    """Print a progress bar as tqdm does: a line that is begun anew, and ended only with the last step."""
+    for done in (0, steps):
+        sys.stderr.write(f"\r{100 * done // steps:3d}%|{'#' * done:<{steps}}| {done}/{steps} [00:00<?, ?it/s]")
+        sys.stderr.flush()
+        time.sleep(0.03)
+    print(file=sys.stderr, flush=True)
+
+
+def clip(path, frames, size, *, image, audio=None, lead=0.0, gain=1.0, grey=False):
+    """Write a clip that shows the picture, with a square moving over it, and the sound, late and louder as asked."""
     path = Path(path)
     if "nothing" in WORDS:
         return
@@ -46,29 +55,31 @@ def clip(path, frames, size, *, audio=None, lead=0.0, gain=1.0, grey=False):
     rate = 30 if "fast" in WORDS else 25
     frames = 5 if "five" in WORDS else frames
     width, height = (64, 64) if "small" in WORDS else size
-    kind = (
-        f"color=gray:s={width}x{height}:r={rate}"
-        if grey or "grey" in WORDS
-        else f"testsrc2=s={width}x{height}:r={rate}"
-    )
-    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", "-f", "lavfi", "-i", kind]
-    if audio:
+    lead = {"late": 0.3, "no-lead": 0.0}.get(next(iter(WORDS & {"late", "no-lead"}), ""), lead)
+    last = 0 if "still" in WORDS else 2 if "stops" in WORDS else frames
+    flat = "gray" if grey or "grey" in WORDS else "black" if "black" in WORDS else None
+    if flat:
+        shown = ["-f", "lavfi", "-i", f"color={flat}:s={width}x{height}:r={rate}"]
+    elif "stranger" in WORDS:
+        shown = ["-f", "lavfi", "-i", f"testsrc2=s={width}x{height}:r={rate}"]
+    else:
+        shown = ["-loop", "1", "-framerate", str(rate), "-i", str(image), "-vf", _moving(width, height, last)]
+    command = ["ffmpeg", "-v", "error", "-nostdin", "-y", *shown[: shown.index("-i") + 2]]
+    if audio and "mute" not in WORDS:
         command += ["-i", str(audio), "-af", f"adelay={round(lead * 1000)}:all=1,volume={gain}", "-c:a", "aac"]
-    command += [
-        "-frames:v",
-        str(frames),
-        "-c:v",
-        "libx264",
-        "-preset",
-        "ultrafast",
-        "-threads",
-        "1",
-        "-pix_fmt",
-        "yuv420p",
-    ]
-    subprocess.run([*command, "-t", f"{frames / rate:.4f}", "-f", "mp4", str(path)], check=True)
+    command += [*shown[shown.index("-i") + 2 :], "-frames:v", str(frames), "-c:v", "libx264", "-preset", "ultrafast"]
+    command += ["-threads", "1", "-pix_fmt", "yuv420p", "-t", f"{frames / rate:.4f}", "-f", "mp4", str(path)]
+    subprocess.run(command, check=True)
     if "partial" in WORDS:
         os.truncate(path, path.stat().st_size // 2)
+
+
+def _moving(width, height, last):
+    """Return the filter that cuts a picture to a size and moves a square over it until a frame."""
+    return (
+        f"scale={width}:{height}:force_original_aspect_ratio=increase,crop={width}:{height}[p];"
+        f"color=white:s=16x16[s];[p][s]overlay=x='mod(9*min(n,{last}),W-w)':y=0:eval=frame:shortest=0"
+    )
 
 
 def is_file(*paths):

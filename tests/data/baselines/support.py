@@ -17,7 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from talkbench.mini.suite import mini_suite
-from talkbench.systems.adapter import Machine, Station
+from talkbench.schema import Encode
+from talkbench.systems.adapter import Station
+from talkbench.systems.machine import Machine
 from talkbench.systems.spec import SystemSpec, read
 from talkbench.systems.task import Task
 
@@ -30,20 +32,18 @@ SHORT_SECONDS, LONG_SECONDS, SEED = 4.2, 300.0, 20251230
 
 def install(spec: SystemSpec, weights: Path, words: str = "") -> None:
     """Put everything that a system needs in place: its interpreter, its checkout, empty files for its weights."""
+    recipe, checkout = spec.recipe(weights), spec.checkout(weights)
+    if not recipe.folder.exists():
+        _environment(recipe.folder)
+    if not checkout.folder.exists():
+        shutil.copytree(HERE / spec.path.parent.name, checkout.folder)
+        shutil.copy(HERE / "fake.py", checkout.folder)
+        (checkout.folder / "behaviour.txt").write_text(words)
     for group in spec.needs.weights:
-        folder = weights / group.folder
-        if folder.exists():
-            continue
-        if folder.name == "env":
-            _environment(folder)
-        elif folder.name == "source":
-            shutil.copytree(HERE / spec.path.parent.name, folder)
-            shutil.copy(HERE / "fake.py", folder)
-            (folder / "behaviour.txt").write_text(words)
-        else:
-            for name in group.files:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                (folder / name).touch()
+        for name in group.files:
+            path = weights / group.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
     (weights / "ditto-talkinghead" / "ditto_pytorch").mkdir(parents=True, exist_ok=True)
 
 
@@ -63,10 +63,10 @@ class Bench:
     station: Station
     folder: Path
 
-    def task(self, seconds: float) -> Task:
+    def task(self, seconds: float, encode: Encode = "native") -> Task:
         (item,) = mini_suite(num_short=1, num_long=0, height=256, width=256).items or ()
         item = item.model_copy(update={"id": "short-0001", "duration_seconds": seconds})
-        return Task(self.spec.name, item, self.folder / "clips" / "short-0001.mp4", "key")
+        return Task(self.spec.name, item, self.folder / "clips" / "short-0001.mp4", "key", encode=encode)
 
 
 def bench(name: str, folder: Path, words: str = "", silence: float = 30.0) -> Bench:

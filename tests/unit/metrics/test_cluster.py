@@ -13,6 +13,7 @@ import pytest
 from talkbench import api
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.metrics import cluster
+from talkbench.provenance import host_name
 from talkbench.store import rows
 from talkbench.store.rows import RowWriter
 from talkbench.store.run import Run
@@ -136,7 +137,7 @@ def test_an_actor_that_cannot_even_start_ends_the_run_with_the_cause(
 def test_a_machine_that_does_not_see_the_run_is_named(tmp_path: Path) -> None:
     found = cluster.Actor().start(tmp_path, cluster.Context(), [tmp_path / "run.json"])
     assert isinstance(found, TalkbenchError)
-    assert str(found).startswith(f"machine {cluster.host_name()} of the Ray cluster does not see {tmp_path}/run.json.")
+    assert str(found).startswith(f"machine {host_name()} of the Ray cluster does not see {tmp_path}/run.json.")
 
 
 def test_a_machine_with_only_a_copy_of_the_run_is_refused(

@@ -23,7 +23,7 @@ def refusal(path: Path, **changes) -> str:
 def test_a_whole_clip_is_accepted_with_its_size_and_length(tmp_path: Path) -> None:
     clip = make_clip(tmp_path / "a.mp4", seconds=1.0)
     found = accept(clip, audio_seconds=1.0, frame_rate=Fraction(25), tolerance_frames=0, num_frames_told=25)
-    assert (found.num_frames, found.size) == (25, (80, 64))
+    assert (found.picture.num_frames, found.size) == (25, (80, 64))
     accept(clip, audio_seconds=1.04, frame_rate=Fraction(25), tolerance_frames=1, num_frames_told=0)
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from talkbench.media.encode import write_clip
-from talkbench.workers.accept import FAULTS, Accepted, RefusedClipError, accept
-from tests.support import moving_square, tone
+from talkbench.workers.accept import REFERENCE_LIKENESS, Accepted, RefusedClipError, accept, check_native
+from talkbench.workers.faults import FAULTS
+from talkbench.workers.picture_check import BLANK_DEVIATION, likeness
+from tests.support import ROOT, make_raw, moving_square, tone
 
 SECONDS, RATE_HZ = 2.0, 16_000
+REAL = ROOT.parent / "shared" / "data" / "real"
 
 
 def speech(seconds: float = SECONDS, level: float = 0.3) -> np.ndarray:
@@ -61,8 +66,8 @@ def fault(path: Path, pictures: list[np.ndarray], samples_N: np.ndarray | None =
 
 def test_a_good_clip_is_measured_and_accepted(tmp_path: Path, sound: Path) -> None:
     found = check(tmp_path / "a.mp4", frames(), audio=sound, sizes=((80, 64),))
-    assert (found.num_blank, found.repeated_tail) == (0, 0)
-    assert found.num_repeated < 5
+    assert (found.picture.num_blank, found.picture.repeated_tail) == (0, 0)
+    assert found.picture.num_repeated < 5
     assert found.sound.late_seconds == pytest.approx(0.0, abs=0.07)
     assert found.sound.gain_db == pytest.approx(0.0, abs=0.5)
     assert found.facts()["size"] == "80x64"
@@ -71,7 +76,16 @@ def test_a_good_clip_is_measured_and_accepted(tmp_path: Path, sound: Path) -> No
 def test_frames_that_show_nothing_are_counted_and_many_are_refused(tmp_path: Path) -> None:
     grey = np.full((64, 80, 3), 127, np.uint8)
     assert fault(tmp_path / "a.mp4", [grey] * 50) == "blank"
-    assert check(tmp_path / "b.mp4", [grey, *frames(49)]).num_blank == 1
+    assert check(tmp_path / "b.mp4", [grey, *frames(49)]).picture.num_blank == 1
+    veiled = [np.clip(127 + (frame.astype(int) - 127) // 40, 0, 255).astype(np.uint8) for frame in frames()]
+    assert fault(tmp_path / "c.mp4", veiled) == "blank"
+
+
+def test_black_frames_have_a_word_of_their_own(tmp_path: Path) -> None:
+    black = np.zeros((64, 80, 3), np.uint8)
+    assert fault(tmp_path / "a.mp4", [black] * 6 + frames(44)) == "black"
+    found = check(tmp_path / "b.mp4", [*frames(48), black, black])
+    assert (found.picture.num_black, found.picture.num_blank) == (2, 2)
 
 
 def test_a_picture_that_never_moves_is_refused_and_repeats_are_counted(tmp_path: Path) -> None:
@@ -79,7 +93,7 @@ def test_a_picture_that_never_moves_is_refused_and_repeats_are_counted(tmp_path:
     assert fault(tmp_path / "a.mp4", moving[:1] * 50) == "frozen"
     assert fault(tmp_path / "b.mp4", moving[:20] + moving[19:20] * 30) == "repeated-tail"
     found = check(tmp_path / "c.mp4", moving[:40] + moving[39:40] * 10)
-    assert (found.num_repeated, found.repeated_tail) == (10, 10)
+    assert (found.picture.num_repeated, found.picture.repeated_tail) == (10, 10)
 
 
 def test_five_frames_are_never_a_clip(tmp_path: Path) -> None:
@@ -129,3 +143,101 @@ def test_other_rates_counts_and_broken_files_have_words_of_their_own(tmp_path: P
         with pytest.raises(RefusedClipError) as caught:
             accept(path, audio_seconds=2.0, frame_rate=Fraction(25), tolerance_frames=0, num_frames_told=0)
         assert caught.value.fault in words
+
+
+def test_times_that_do_not_match_the_number_of_frames_are_refused(tmp_path: Path, sound: Path) -> None:
+    longer = np.concatenate([speech(), speech()])
+    assert fault(tmp_path / "a.mp4", frames(), longer, audio=sound) == "wrong-duration"
+    gap = [*range(25), *range(35, 60)]
+    make_raw(tmp_path / "b.mp4", frames(), times=gap, audio=speech()[None])
+    with pytest.raises(RefusedClipError, match=r"50 frames are spread over 2.40 s, 2.00 s expected \[wrong-duration\]"):
+        accept(tmp_path / "b.mp4", audio_seconds=2.0, frame_rate=Fraction(25), tolerance_frames=1, num_frames_told=0)
+    assert check(tmp_path / "c.mp4", frames(), audio=sound).container_seconds == pytest.approx(2.0, abs=0.1)
+
+
+@pytest.fixture
+def portrait(tmp_path: Path) -> Path:
+    """The picture that the job was given: wider than the clip, which shows its middle."""
+    wide_HWC = np.full((64, 160, 3), 40, np.uint8)
+    wide_HWC[:, 40:120] = frames(1)[0]
+    Image.fromarray(wide_HWC).resize((640, 256)).save(tmp_path / "portrait.png")
+    return tmp_path / "portrait.png"
+
+
+def test_the_first_frame_is_compared_with_the_middle_of_the_reference(tmp_path: Path, portrait: Path) -> None:
+    brighter = [np.clip(frame * 0.6 + 60, 0, 255).astype(np.uint8) for frame in frames()]
+    for name, pictures in (("a.mp4", frames()), ("b.mp4", brighter)):
+        found = check(tmp_path / name, pictures, reference=portrait, shows_reference=True)
+        assert found.picture.likeness > 0.97
+
+
+def test_another_picture_is_refused_only_where_the_system_shows_the_reference(tmp_path: Path, portrait: Path) -> None:
+    other = list(moving_square(50, 64, 80, 4, 1.0))
+    assert fault(tmp_path / "a.mp4", other, reference=portrait, shows_reference=True) == "other-picture"
+    found = check(tmp_path / "b.mp4", other, reference=portrait)
+    assert found.picture.likeness == found.facts()["picture"]["likeness"] < REFERENCE_LIKENESS
+
+
+@pytest.mark.parametrize("name", ["10", "talk_emotion"])
+def test_every_frame_of_a_real_clip_is_like_its_reference_and_unlike_another_persons(name: str) -> None:
+    other = REAL / ("talk_emotion" if name == "10" else "10") / "reference.jpg"
+    if not other.is_file():
+        pytest.skip("the real clips are not here")
+    own, strange = [], []
+    with av.open(str(REAL / name / "clip.mp4")) as container:
+        for number, frame in enumerate(container.decode(video=0)):
+            if number % 25 == 0:
+                luma_HW = frame.to_ndarray(format="gray")
+                own.append(likeness(REAL / name / "reference.jpg", luma_HW))
+                strange.append(likeness(other, luma_HW))
+                assert luma_HW.std() > 10 * BLANK_DEVIATION
+    assert min(own) > 2 * REFERENCE_LIKENESS > 2 * (max(strange) + 0.1)
+
+
+def test_some_frames_are_shown_to_whoever_watches(tmp_path: Path) -> None:
+    class Watcher:
+        def __init__(self) -> None:
+            self.seen: list[np.ndarray] = []
+
+        def see(self, frame_HWC: np.ndarray) -> None:
+            self.seen.append(frame_HWC)
+
+    watcher = Watcher()
+    check(tmp_path / "a.mp4", frames(), watcher=watcher)
+    assert [frame.shape for frame in watcher.seen] == [(64, 80, 3)] * 16
+    assert np.abs(watcher.seen[0].astype(int) - frames(1)[0]).mean() < 12
+    assert np.abs(watcher.seen[-1].astype(int) - frames()[-1]).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("native", "cut", "declared", "expected"),
+    [
+        ({"sound": True, "sound_late_seconds": 0.36, "sound_likeness": 0.99}, 9, 9, None),
+        ({"sound": True, "sound_late_seconds": 0.34, "sound_likeness": 0.99}, 9, 9, None),
+        ({"sound": True, "sound_late_seconds": 0.0, "sound_likeness": 0.99}, 9, 9, "wrong-lead"),
+        ({"sound": True, "sound_late_seconds": 0.36, "sound_likeness": 0.99}, 0, 0, "wrong-lead"),
+        ({"sound": True, "sound_late_seconds": 0.36, "sound_likeness": 0.3}, 0, 0, None),
+        ({"sound": True, "sound_late_seconds": None, "sound_likeness": None}, 0, 0, None),
+        ({"sound": True}, 9, 0, "wrong-lead"),
+        ({"sound": True}, 0, 9, "wrong-lead"),
+        ({"sound": False}, 0, 0, "no-sound"),
+        ({}, 0, 0, None),
+    ],
+)
+def test_what_was_cut_from_a_clip_is_compared_with_what_is_declared(native, cut, declared, expected) -> None:
+    def verify() -> None:
+        check_native(
+            {"native": native, "clip": {"lead_frames_cut": cut}}, lead_trim_frames=declared, makes_sound=True,
+            frame_rate=Fraction(25),
+        )  # fmt: skip
+
+    if expected is None:
+        verify()
+        return
+    with pytest.raises(RefusedClipError) as caught:
+        verify()
+    assert caught.value.fault == expected
+
+
+def test_a_system_that_makes_no_sound_need_not_have_any() -> None:
+    check_native({"native": {"sound": False}}, lead_trim_frames=0, makes_sound=False, frame_rate=Fraction(25))

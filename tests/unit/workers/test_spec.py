@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import yaml
 
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.mini.suite import mini_suite
-from talkbench.systems import adapter, discover
-from talkbench.systems.adapter import Machine
+from talkbench.systems import discover, machine
 from talkbench.systems.known import SYSTEMS
+from talkbench.systems.machine import Machine
 from talkbench.systems.spec import SystemSpec, read
 from tests.support import ROOT
 
@@ -165,20 +166,21 @@ def test_everything_that_a_system_lacks_is_said_at_once(tmp_path: Path) -> None:
     assert machine.lacks_weights(spec) == []
 
 
-def test_gpus_are_shared_out_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair = one(tmp_path / "a", needs={"gpus": 2})
-    machine = Machine(tmp_path, ("0", "1", "2", "5", "7"))
-    assert machine.places(pair, None) == [("0", "1"), ("2", "5")]
-    assert machine.places(pair, 1) == [("0", "1")]
-    assert machine.places(one(tmp_path / "b"), None) == [()]
-    assert machine.places(one(tmp_path / "b"), 3) == [()] * 3
-    monkeypatch.setattr(adapter, "gpus", lambda: ["H200"] * 4)
+def test_a_machine_has_its_visible_gpus_and_a_plan_may_have_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "gpus", lambda: ["H200"] * 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,1")
-    assert Machine.this().gpus == ("3", "1")
+    here = Machine.this()
+    assert here.gpus == ("3", "1")
+    assert 0.5 < here.ram_gigabytes < 1e5
     assert Machine.this(num_gpus=1).gpus == ("3",)
     assert Machine.this(num_gpus=0).gpus == ()
     with pytest.raises(PrerequisiteError, match="3 GPUs were asked for, 2 are visible"):
         Machine.this(num_gpus=3)
+    assert here.imagined(None) == here
+    assert here.imagined(1).gpus == ("3",)
+    assert (len(here.imagined(8).gpus), here.imagined(8).ram_gigabytes) == (8, math.inf)
 
 
 def test_the_adapter_of_the_reference_model_is_whole() -> None:

@@ -22,5 +22,6 @@ if "no-face" in fake.WORDS:
     first, second = None
 partial = Path(given.output_path + ".tmp.mp4")
 frames = 5 if "online" in given.cfg_pkl else math.ceil(25 * fake.seconds(given.audio_path))
-fake.clip(partial, frames, fake.size_of_png(given.source_path))
-fake.clip(given.output_path, frames, fake.size_of_png(given.source_path), audio=given.audio_path)
+fake.clip(partial, frames, fake.size_of_png(given.source_path), image=given.source_path)
+fake.clip(given.output_path, frames, fake.size_of_png(given.source_path), image=given.source_path,
+          audio=given.audio_path)  # fmt: skip

@@ -22,5 +22,6 @@ target = Path(given.save_path) / (Path(given.image_path).name.split(".")[0] + "_
 if target.exists():
     sys.exit(0)
 fake.begin()
+fake.bar(given.num_inference_steps)
 frames = min(int(25 * fake.seconds(given.audio_path)), given.video_length)
-fake.clip(target, (frames - 1) // 4 * 4 + 1, (256, 256), audio=given.audio_path)
+fake.clip(target, (frames - 1) // 4 * 4 + 1, (256, 256), image=given.image_path, audio=given.audio_path)

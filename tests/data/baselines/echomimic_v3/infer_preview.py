@@ -26,7 +26,9 @@ def main():
         fake.is_file(image, audio, Path(config.base_dir, "prompts", f"{name}.txt"))
         folder.mkdir(parents=True, exist_ok=True)
         frames = int(25 * fake.seconds(audio)) // 4 * 4 + 1
-        fake.clip(folder / f"{name}_audio.mp4", frames, (256, 256), audio=audio)
+        for _ in range(0, frames, 105):
+            fake.bar(config.num_inference_steps)
+        fake.clip(folder / f"{name}_audio.mp4", frames, (256, 256), image=image, audio=audio)
 
 
 if __name__ == "__main__":

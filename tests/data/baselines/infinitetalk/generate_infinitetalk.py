@@ -41,6 +41,8 @@ folder.mkdir()
 assert not Path(given.save_file + "-cropaudio.wav").exists(), "ffmpeg asks whether to overwrite, and nobody answers"
 Path(given.save_file + "-cropaudio.wav").touch()
 print("Generating video ...", flush=True)
+for _ in range(0, max(1, frames - 9), 72):
+    fake.bar(given.sample_steps)
 frames = min(frames, 81 if given.mode == "clip" else given.max_frame_num)
-fake.clip(given.save_file + ".mp4", frames, (160, 160), audio=audio, gain=0.4)
+fake.clip(given.save_file + ".mp4", frames, (160, 160), image=asked["cond_video"], audio=audio, gain=0.4)
 print("Saving generated video to", given.save_file + ".mp4", flush=True)

@@ -29,6 +29,8 @@ fake.begin()
 frames = int(25 * fake.seconds(given.validation_driven_audio_path))
 if 81 <= frames <= 84:
     time.sleep(600)
+fake.bar(given.sample_steps)
 Path(given.output_dir, "animated_images").mkdir()
 target = Path(given.output_dir, "video_without_audio.mp4")
-fake.clip(target, (frames - 1) // 4 * 4 + 1, (given.width, given.height), grey=frames < 81)
+fake.clip(target, (frames - 1) // 4 * 4 + 1, (given.width, given.height),
+          image=given.validation_reference_path, grey=frames < 81)  # fmt: skip

@@ -28,6 +28,9 @@ if os.environ["RANK"] == "0":
     made = 48 * (int(25 * fake.seconds(given.audio)) // 48 + 1) - 3
     print("INFO denoising video done", flush=True)
     try:
-        fake.clip(given.save_file, min(made, int(25 * fake.seconds(given.audio))), (128, 128), audio=given.audio)
+        fake.clip(
+            given.save_file, min(made, int(25 * fake.seconds(given.audio))), (128, 128),
+            image=given.image, audio=given.audio,
+        )  # fmt: skip
     except Exception as error:
         print("ERROR cache_video failed, error:", error)

@@ -21,8 +21,14 @@ if os.environ["RANK"] == "0":
     fake.is_file(image, audio)
     fake.begin()
     silence = float(chosen["silence_duration_s"])
-    print("[0/1]", flush=True)
+    frames = round(25 * (silence + fake.seconds(audio))) + 1
+    width, height = fake.size_of_png(image)
+    size = (720, 720) if width == height else (400, 720) if width < height else (720, 400)
+    first, later = (57, 44) if width == height else (105, 92)
+    count = 1 + max(0, -(-(frames - first) // later))
+    for number in range(count):
+        print(f"[{number}/{count}]", flush=True)
+        fake.bar(50)
     folder = Path("demo_out", "exp", f"res_list_seed{chosen['seed']}_step50_cfg4.5_ovlp13_30000_25_2025-12-30")
     (folder / "audio").mkdir(parents=True)
-    frames = round(25 * (silence + fake.seconds(audio))) + 1
-    fake.clip(folder / "result_000_wav.mp4", frames, (144, 144), audio=audio, lead=silence + 0.04)
+    fake.clip(folder / "result_000_wav.mp4", frames, size, image=image, audio=audio, lead=silence + 0.04)
