@@ -9,7 +9,7 @@ Sources: huggingface.co/Soul-AILab/SoulX-FlashTalk-14B, huggingface.co/TencentGa
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,6 +82,11 @@ class Files:
         return self.model / TOKENIZER_FOLDER
 
 
+def shipped(folder: str) -> Path:
+    """Return where trained weights lie that come with the package, in the layout of the released ones."""
+    return Path(__file__).parent / "weights" / folder
+
+
 def locate(weights_dir: Path | None) -> Files:
     """Return where the parts lie under a folder.
 
@@ -101,11 +106,16 @@ def locate(weights_dir: Path | None) -> Files:
     return files
 
 
-def load_dit(dit: DiT, folder: Path) -> None:
+def load_dit(dit: DiT, folder: Path, put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
     """Copy a checkpoint into a network, one tensor at a time; every tensor must be there and no other.
 
     The folder holds the merged release (DiT shards and index). If it also holds `infinitetalk.safetensors`, it is the
     base model of the training instead: the union of both is loaded, the audio file's tensors winning.
+
+    Args:
+        dit: In any precision.
+        folder: Of the checkpoint.
+        put: Writes a whole tensor (its second argument) into a parameter, or into the part of it that is here.
 
     Raises:
         BadWeights: If a file is absent or damaged, or names or shapes differ; every difference is named.
@@ -118,7 +128,7 @@ def load_dit(dit: DiT, folder: Path) -> None:
         for name, tensor in _tensors(folder):
             shapes[name] = tensor.shape
             if name in own and own[name].shape == tensor.shape:
-                own[name].copy_(tensor)
+                put(own[name], tensor)
     read.refuse_mismatch(DiT.__name__, {name: value.shape for name, value in own.items()}, shapes, folder)
 
 

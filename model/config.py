@@ -256,6 +256,7 @@ class Recipe:
 
     Attributes:
         weights_seed: Of random weights, for recipes that have no trained ones.
+        shipped: Folder of trained weights that come with the package (`weights/`), if any.
 
     Raises:
         ValueError: If sizes do not fit together; the message names both.
@@ -273,6 +274,7 @@ class Recipe:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     weights_seed: int | None = None
+    shipped: str | None = None
 
     def __post_init__(self) -> None:
         dit, stream = self.dit, self.stream

@@ -6,7 +6,9 @@ What is unusual about it:
 - text padding takes part in attention, as in training;
 - audio reaches a latent frame through its own 32 tokens only, without gate, modulation or positions;
 - keys and values of text, image and sound, and the modulation of each step, do not depend on the state: they are
-  computed once (`encode_context`, `encode_audio`, `encode_time`) and handed to every forward.
+  computed once (`encode_context`, `encode_audio`, `encode_time`) and handed to every forward;
+- in training they change with every forward, and a sharded block has its weights only while it runs: there each block
+  makes its own from embeddings (`embed`, `velocity`).
 
 The same code runs on one device and, with `DiT.parallel` set, on a shard of the tokens.
 
@@ -24,6 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from . import rope
 from .attention import Kernel, make_kernel, masked_attention
@@ -68,6 +71,26 @@ class TimeCode:
 
     head_D: Tensor
     rows_6D: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What one block is told beside the tokens."""
+
+    rows_6D: Tensor
+    context: ContextKV
+    audio: AudioKV
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Time, text, image and sound at the network's widths, of which each block makes its own `Told`."""
+
+    head_D: Tensor
+    rows_6D: Tensor
+    text_BLD: Tensor
+    image_BMD: Tensor
+    audio_TKC: Tensor
 
 
 @dataclass(frozen=True)
@@ -196,21 +219,33 @@ class Block(nn.Module):
     def forward(
         self,
         x_BND: Tensor,
-        rows_6D: Tensor,
-        context: ContextKV,
-        audio: AudioKV,
+        told: Told | Embedded,
         positions: Positions,
         num_tokens: int,
         kernel: Kernel,
         parallel: Parallel | None,
     ) -> Tensor:
         """Return the tokens after this block."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = rows_6D
+        if isinstance(told, Embedded):
+            told = self.make(told)
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = told.rows_6D
         attended = self.self_attn(modulated(x_BND, shift_a, scale_a, self.eps), positions, num_tokens, kernel, parallel)
         x_BND = gated_sum(x_BND, attended, gate_a)
-        x_BND = x_BND + self.cross_attn(self.norm3(x_BND), context, kernel)
-        x_BND = x_BND + self.audio_cross_attn(self.norm_x(x_BND), audio, positions.audio_mask_NM, kernel)
+        x_BND = x_BND + self.cross_attn(self.norm3(x_BND), told.context, kernel)
+        x_BND = x_BND + self.audio_cross_attn(self.norm_x(x_BND), told.audio, positions.audio_mask_NM, kernel)
         return gated_sum(x_BND, self.ffn(modulated(x_BND, shift_f, scale_f, self.eps)), gate_f)
+
+    def modulate(self, rows_6D: Tensor) -> Tensor:
+        """Return this block's shifts, scales and gates at a time."""
+        return promoted(self.modulation[0]) + rows_6D
+
+    def make(self, embedded: Embedded) -> Told:
+        """Return what this block is told by embeddings."""
+        return Told(
+            self.modulate(embedded.rows_6D),
+            self.cross_attn.keys_values(embedded.text_BLD, embedded.image_BMD),
+            self.audio_cross_attn.keys_values(embedded.audio_TKC),
+        )
 
 
 class Head(nn.Module):
@@ -235,6 +270,7 @@ class DiT(nn.Module):
     Attributes:
         kernel: Which attention runs; `use` sets the one that suits the device.
         parallel: Spreads the tokens over processes, if set.
+        recompute: Whether a backward pass computes each block again instead of keeping what it made.
     """
 
     def __init__(self, config: DiTConfig) -> None:
@@ -242,6 +278,7 @@ class DiT(nn.Module):
         self.config = config
         self.kernel: Kernel = make_kernel("flash")
         self.parallel: Parallel | None = None
+        self.recompute = False
         patch, dim = config.patch_size, config.dim
         self.patch_embedding = nn.Conv3d(config.in_channels, dim, kernel_size=patch, stride=patch)
         self.text_embedding = nn.Sequential(
@@ -278,12 +315,8 @@ class DiT(nn.Module):
 
     def encode_time(self, time: float) -> TimeCode:
         """Return what a time in 0 (data) to 1000 (noise) does to every block."""
-        half = self.config.freq_dim // 2
-        angles = time * rope.BASE ** (-torch.arange(half, dtype=torch.float64) / half)
-        wave = torch.cat((angles.cos(), angles.sin())).to(self.device, promoted(self.head.modulation).dtype)
-        head_D = _promoted_sequence(wave, self.time_embedding)
-        rows_6D = _promoted_sequence(head_D, self.time_projection).unflatten(0, (6, -1))
-        return TimeCode(head_D, tuple(promoted(block.modulation[0]) + rows_6D for block in self.each_block()))
+        head_D, rows_6D = self._embed_time(time)
+        return TimeCode(head_D, tuple(block.modulate(rows_6D) for block in self.each_block()))
 
     def encode_context(self, text_LC: Tensor, image_BMC: Tensor) -> list[ContextKV]:
         """Return every block's keys and values of the prompt and the reference image.
@@ -295,11 +328,7 @@ class DiT(nn.Module):
         Raises:
             ValueError: If the text is longer than `text_len`.
         """
-        missing = self.config.text_len - text_LC.shape[0]
-        if missing < 0:
-            raise ValueError(f"{text_LC.shape[0]} text tokens, at most {self.config.text_len} allowed")
-        text_BLD = self.text_embedding(functional.pad(text_LC.to(self.device, self.dtype), (0, 0, 0, missing))[None])
-        image_BMD = self.img_emb(image_BMC.to(self.device, self.dtype))
+        text_BLD, image_BMD = self._embed_context(text_LC, image_BMC)
         return [block.cross_attn.keys_values(text_BLD, image_BMD) for block in self.each_block()]
 
     def encode_audio(self, windows_PFWLC: Tensor) -> list[AudioKV]:
@@ -308,10 +337,35 @@ class DiT(nn.Module):
         Raises:
             ValueError: If there are several speakers: this network tells them apart by nothing.
         """
+        tokens_TKC = self._embed_audio(windows_PFWLC)
+        return [block.audio_cross_attn.keys_values(tokens_TKC) for block in self.each_block()]
+
+    def embed(self, time: float, text_LC: Tensor, image_BMC: Tensor, windows_PFWLC: Tensor) -> Embedded:
+        """Return everything that `velocity` is told, without touching a block; arguments and errors as `encode_*`."""
+        return Embedded(
+            *self._embed_time(time), *self._embed_context(text_LC, image_BMC), self._embed_audio(windows_PFWLC)
+        )
+
+    def _embed_time(self, time: float) -> tuple[Tensor, Tensor]:
+        """Return `[D]` for the head and `[6, D]` for all blocks."""
+        half = self.config.freq_dim // 2
+        angles = time * rope.BASE ** (-torch.arange(half, dtype=torch.float64) / half)
+        wave = torch.cat((angles.cos(), angles.sin())).to(self.device, promoted(self.head.modulation).dtype)
+        head_D = _promoted_sequence(wave, self.time_embedding)
+        return head_D, _promoted_sequence(head_D, self.time_projection).unflatten(0, (6, -1))
+
+    def _embed_context(self, text_LC: Tensor, image_BMC: Tensor) -> tuple[Tensor, Tensor]:
+        missing = self.config.text_len - text_LC.shape[0]
+        if missing < 0:
+            raise ValueError(f"{text_LC.shape[0]} text tokens, at most {self.config.text_len} allowed")
+        padded_LC = functional.pad(text_LC.to(self.device, self.dtype), (0, 0, 0, missing))
+        return self.text_embedding(padded_LC[None]), self.img_emb(image_BMC.to(self.device, self.dtype))
+
+    def _embed_audio(self, windows_PFWLC: Tensor) -> Tensor:
         if windows_PFWLC.shape[0] != 1:
             raise ValueError(f"sound of {windows_PFWLC.shape[0]} speakers; expected one")
         (tokens_TKC,) = self.audio_proj(windows_PFWLC.to(self.device, self.dtype))
-        return [block.audio_cross_attn.keys_values(tokens_TKC) for block in self.each_block()]
+        return tokens_TKC
 
     def forward(
         self, x_CThw: Tensor, time: TimeCode, y_CThw: Tensor, context: Sequence[ContextKV], audio: Sequence[AudioKV]
@@ -325,14 +379,27 @@ class DiT(nn.Module):
             context: Of `encode_context`.
             audio: Of `encode_audio`.
         """
+        told = [Told(*each) for each in zip(time.rows_6D, context, audio, strict=True)]
+        return self._through(x_CThw, y_CThw, told, time.head_D, audio[0].k_TKAd.shape[1])
+
+    def velocity(self, x_CThw: Tensor, y_CThw: Tensor, embedded: Embedded) -> Tensor:
+        """Return what `forward` does, each block making its keys, values and modulation from the embeddings."""
+        told = [embedded] * len(self.blocks)
+        return self._through(x_CThw, y_CThw, told, embedded.head_D, embedded.audio_TKC.shape[1])
+
+    def _through(
+        self, x_CThw: Tensor, y_CThw: Tensor, told: Sequence[Told | Embedded], head_D: Tensor, audio_tokens: int
+    ) -> Tensor:
         joined = torch.cat((x_CThw, y_CThw.to(x_CThw.dtype))).to(self.dtype)
         x_BND, grid = self._patchify(joined)
         num_tokens = x_BND.shape[1]
-        positions = self._positions_of(grid, audio[0].k_TKAd.shape[1])
+        positions = self._positions_of(grid, audio_tokens)
         x_BND = x_BND if self.parallel is None else self.parallel.shard(x_BND)
-        for block, rows_6D, own_context, own_audio in zip(self.blocks, time.rows_6D, context, audio, strict=True):
-            x_BND = block(x_BND, rows_6D, own_context, own_audio, positions, num_tokens, self.kernel, self.parallel)
-        out_BND = self.head(x_BND, time.head_D)
+        recompute = self.recompute and torch.is_grad_enabled()
+        for block, own in zip(self.blocks, told, strict=True):
+            inputs = (x_BND, own, positions, num_tokens, self.kernel, self.parallel)
+            x_BND = checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
+        out_BND = self.head(x_BND, head_D)
         return self._unpatchify(out_BND if self.parallel is None else self.parallel.gather(out_BND, num_tokens), grid)
 
     def _patchify(self, x_CThw: Tensor) -> tuple[Tensor, Grid]:

@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from talkbench.errors import PrerequisiteError
@@ -27,6 +29,7 @@ from .attention import choose_kernel
 from .conditioning import audio, image, text
 from .config import Recipe
 from .dit import ContextKV, DiT, Parallel
+from .loudness import normalise
 from .parallel import sequence
 from .parallel.bands import BandedVAE
 from .parallel.sequence import SequenceParallel
@@ -36,6 +39,7 @@ from .vae import VAE
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
 
 _log = logging.getLogger(__name__)
 
@@ -78,110 +82,81 @@ class Conditions:
         return y_CThw, [ContextKV(*rest[start : start + 4]) for start in range(0, len(rest), 4)]
 
 
-class Model:
-    """Network, autoencoder and encoders of a recipe, on one device.
+@dataclass(frozen=True)
+class Appearance:
+    """What a picture becomes, before any network sees it.
+
+    Attributes:
+        reference_CThw: Latents of the picture and grey frames; the first is the code of the picture alone.
+        image_BMC: Tokens of the image encoder.
+    """
+
+    reference_CThw: Tensor
+    image_BMC: Tensor
+
+    @property
+    def y_CThw(self) -> Tensor:
+        """Mask and reference latent `[20, T, h, w]`, which the network gets beside its state."""
+        return masked(self.reference_CThw)
+
+
+def masked(reference_CThw: Tensor) -> Tensor:
+    """Return a reference latent with the four mask channels before it: one where the picture is, zero elsewhere."""
+    mask_CThw = torch.zeros_like(reference_CThw[:4])
+    mask_CThw[:, 0] = 1
+    return torch.cat((mask_CThw, reference_CThw))
+
+
+class Encoders:
+    """Autoencoder and encoders of a recipe, on one device: pixels, text and sound to what the network takes.
 
     Attributes:
         recipe: What was built.
         device: Where it runs.
-        weights: ``released``, or ``random <seed>``.
-        beside: Where a GPU computes what the next chunk will need.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         device: torch.device,
-        weights: str,
         *,
-        dit: DiT,
         vae: Autoencoder,
         speech: audio.SpeechEncoder,
         text: text.TextEncoder,
         image: image.ImageEncoder,
     ) -> None:
-        self.recipe, self.device, self.weights = recipe, device, weights
-        self.dit, self.vae, self.speech = dit, vae, speech
+        self.recipe, self.device = recipe, device
+        self.vae, self.speech = vae, speech
         self._text, self._image = text, image
         self._last_prompt: tuple[str, Tensor] | None = None
-        self._times = [dit.encode_time(flow.NUM_TRAIN_STEPS * sigma) for sigma in self._sigmas[:-1]]
-        self._graph = accelerate.GraphedSampler() if recipe.compute.cuda_graph else None
-        self.beside = accelerate.SideStream(device) if device.type == "cuda" else None
-
-    @property
-    def _sigmas(self) -> tuple[float, ...]:
-        return flow.noise_levels(self.recipe.sampler)
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """What must agree for a saved stream to go on: the recipe but its place and kernels, and the weights."""
-        parts = asdict(self.recipe)
-        for name in ("name", "description", "parallel", "compute"):
-            del parts[name]
-        return {name: digest(_plain(value)) for name, value in parts.items()} | {"weights": self.weights}
 
     def prepare(self, picture: Image) -> Tensor:
         """Return a picture as the recipe's size asks: `[3, H, W]` in [-1, 1], float32, on the CPU."""
         return image.prepare(picture, self.recipe.stream.height, self.recipe.stream.width)
 
     @torch.no_grad()
-    def condition(self, image_CHW: Tensor, prompt: str) -> Conditions:
-        """Encode the picture and the prompt.
-
-        Args:
-            image_CHW: Of `prepare`.
-            prompt: Any text; what exceeds the encoder's length is cut.
-        """
+    def encode_picture(self, image_CHW: Tensor) -> Appearance:
+        """Encode a picture of `prepare`, or of another size that the autoencoder takes."""
         on_device_CHW = image_CHW.to(self.device)
         clip_CFHW = on_device_CHW.new_zeros(3, self.recipe.stream.clip_frames, *image_CHW.shape[1:])
         clip_CFHW[:, 0] = on_device_CHW
         reference_CThw = self.encode(clip_CFHW)
-        mask_CThw = torch.zeros_like(reference_CThw[: self.recipe.vae.temporal_stride])
-        mask_CThw[:, 0] = 1
-        text_LC = self._encoded(prompt)
         with self._visiting(self._image):
             image_BMC = self._image.encode(on_device_CHW)
-        return Conditions(
-            y_CThw=torch.cat((mask_CThw, reference_CThw)),
-            context=self.dit.encode_context(text_LC, image_BMC),
-            motion_CThw=self.encode(on_device_CHW[:, None]),
-        )
+        return Appearance(reference_CThw, image_BMC)
 
-    def _encoded(self, prompt: str) -> Tensor:
+    def encode_text(self, prompt: str) -> Tensor:
         """Return the text context; the last one is kept, since most streams are given the same prompt."""
         if self._last_prompt is None or self._last_prompt[0] != prompt:
             with self._visiting(self._text):
                 self._last_prompt = (prompt, self._text.encode(prompt))
         return self._last_prompt[1]
 
-    @torch.no_grad()
-    def sample(
-        self,
-        noises: Sequence[Tensor],
-        motion_CThw: Tensor,
-        conditions: Conditions,
-        windows_PFWLC: Tensor,
-        section: Section,
-    ) -> Tensor:
-        """Return the clean latents `[16, T, h, w]` of a chunk; every step is timed as a `dit_step`."""
-        inputs = (motion_CThw, windows_PFWLC.to(self.device), *noises, *conditions.tensors())
-        if self._graph is None:
-            return self._run(section, *inputs)
-        with section("dit_step", self.recipe.sampler.num_steps):
-            setting = (self.dit.kernel, self.dit.parallel)
-            return self._graph(partial(self._run, lambda _: nullcontext()), inputs, setting)
-
-    def _run(self, section: Section, motion_CThw: Tensor, windows_PFWLC: Tensor, *rest: Tensor) -> Tensor:
-        """Sample from plain tensors: noises and conditions are the rest."""
-        num_noises = self.recipe.sampler.num_steps + 1
-        noises, (y_CThw, context) = rest[:num_noises], Conditions.read(rest[num_noises:])
-        speech = self.dit.encode_audio(windows_PFWLC)
-
-        def velocity(x_CThw: Tensor, step: int) -> Tensor:
-            with section("dit_step"):
-                return self.dit(x_CThw, self._times[step], y_CThw, context, speech)
-
-        return flow.sample(velocity, noises, motion_CThw, self._sigmas)
+    def encode_speech(self, heard_N: NDArray[np.float32]) -> Tensor:
+        """Return the features `[F, layers, channels]` of what was heard, at the loudness of the training."""
+        config = self.recipe.stream
+        level_N = normalise(heard_N, config.audio_rate_hz, config.loudness_lufs)
+        return self.speech.features(level_N, config.frame_rate)
 
     @torch.no_grad()
     def decode(self, latent_CThw: Tensor) -> Iterator[Tensor]:
@@ -212,6 +187,90 @@ class Model:
                 tensor.data = data
 
 
+class Model(Encoders):
+    """Network, autoencoder and encoders of a recipe, on one device.
+
+    Attributes:
+        weights: ``released`` (those of a folder), ``mini-domain <folder>`` (those of the package), ``random <seed>``.
+        beside: Where a GPU computes what the next chunk will need.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        device: torch.device,
+        weights: str,
+        *,
+        dit: DiT,
+        vae: Autoencoder,
+        speech: audio.SpeechEncoder,
+        text: text.TextEncoder,
+        image: image.ImageEncoder,
+    ) -> None:
+        super().__init__(recipe, device, vae=vae, speech=speech, text=text, image=image)
+        self.weights, self.dit = weights, dit
+        self._times = [dit.encode_time(flow.NUM_TRAIN_STEPS * sigma) for sigma in self._sigmas[:-1]]
+        self._graph = accelerate.GraphedSampler() if recipe.compute.cuda_graph else None
+        self.beside = accelerate.SideStream(device) if device.type == "cuda" else None
+
+    @property
+    def _sigmas(self) -> tuple[float, ...]:
+        return flow.noise_levels(self.recipe.sampler)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What must agree for a saved stream to go on: the recipe but its place and kernels, and the weights."""
+        parts = asdict(self.recipe)
+        for name in ("name", "description", "parallel", "compute"):
+            del parts[name]
+        return {name: digest(_plain(value)) for name, value in parts.items()} | {"weights": self.weights}
+
+    @torch.no_grad()
+    def condition(self, image_CHW: Tensor, prompt: str) -> Conditions:
+        """Encode the picture and the prompt.
+
+        Args:
+            image_CHW: Of `prepare`.
+            prompt: Any text; what exceeds the encoder's length is cut.
+        """
+        text_LC = self.encode_text(prompt)
+        appearance = self.encode_picture(image_CHW)
+        return Conditions(
+            y_CThw=appearance.y_CThw,
+            context=self.dit.encode_context(text_LC, appearance.image_BMC),
+            motion_CThw=self.encode(image_CHW[:, None].to(self.device)),
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        noises: Sequence[Tensor],
+        motion_CThw: Tensor,
+        conditions: Conditions,
+        windows_PFWLC: Tensor,
+        section: Section,
+    ) -> Tensor:
+        """Return the clean latents `[16, T, h, w]` of a chunk; every step is timed as a `dit_step`."""
+        inputs = (motion_CThw, windows_PFWLC.to(self.device), *noises, *conditions.tensors())
+        if self._graph is None:
+            return self._run(section, *inputs)
+        with section("dit_step", self.recipe.sampler.num_steps):
+            setting = (self.dit.kernel, self.dit.parallel)
+            return self._graph(partial(self._run, lambda _: nullcontext()), inputs, setting)
+
+    def _run(self, section: Section, motion_CThw: Tensor, windows_PFWLC: Tensor, *rest: Tensor) -> Tensor:
+        """Sample from plain tensors: noises and conditions are the rest."""
+        num_noises = self.recipe.sampler.num_steps + 1
+        noises, (y_CThw, context) = rest[:num_noises], Conditions.read(rest[num_noises:])
+        speech = self.dit.encode_audio(windows_PFWLC)
+
+        def velocity(x_CThw: Tensor, step: int) -> Tensor:
+            with section("dit_step"):
+                return self.dit(x_CThw, self._times[step], y_CThw, context, speech)
+
+        return flow.sample(velocity, noises, motion_CThw, self._sigmas)
+
+
 def build(
     recipe: Recipe,
     weights_dir: Path | None = None,
@@ -226,7 +285,8 @@ def build(
         recipe: What to build.
         weights_dir: Folder with the released repositories' folders; see `checkpoint`.
         device: Where it runs.
-        random_seed: Fill the networks with seeded random numbers instead; a recipe without trained weights has its own.
+        random_seed: Fill the networks with seeded random numbers. With neither folder nor seed a recipe takes the
+            weights that come with it, its own random ones, or `weights/` in the working directory.
         parallel: How the tokens are spread; by default over the processes that the recipe asks for.
 
     Raises:
@@ -237,36 +297,77 @@ def build(
     if where.type == "cuda" and where.index is not None:
         torch.cuda.set_device(where)  # streams, events and graphs are those of the current device
     _refuse_if_too_big(recipe, where)
-    seed = recipe.weights_seed if random_seed is None and weights_dir is None else random_seed
+    seed, weights_dir, weights = _weights(recipe, weights_dir, random_seed)
     compute, dtype = recipe.compute, getattr(torch, recipe.compute.dtype)
     kernel = choose_kernel(compute.attention, device=where, dtype=dtype, head_dim=recipe.dit.head_dim)
     if parallel is None:
         parallel = sequence.initialise(recipe.parallel, device=where, dtype=dtype, dit=recipe.dit, kernel=kernel)
         if parallel is not None and recipe.parallel.exchange == "xdit":
             parallel = with_xdit(parallel)
-    parts = _random(recipe, seed, where, dtype) if seed is not None else _released(recipe, weights_dir, where, dtype)
-    parts.dit.use(kernel, parallel)
+    dit = _dit(recipe, seed, weights_dir, where, dtype)
+    nets = _encoder_nets(recipe, seed, weights_dir, where, dtype)
+    dit.use(kernel, parallel)
     if compute.fp8:
-        accelerate.to_fp8(parts.dit)
-    parts.vae.channels_last()
+        accelerate.to_fp8(dit)
+    nets.vae.channels_last()
     if compute.compile:
         # One graph per shape: measuring emulated ranks makes more than torch expects of a program that is in order.
         torch._dynamo.config.recompile_limit = MAX_GRAPHS
         # Sends around a ring break graphs.
-        accelerate.compile_blocks(parts.dit, fullgraph=recipe.parallel.ring == 1)
-        parts.vae.compile()
-    weights = "released" if seed is None else f"random {seed}"
+        accelerate.compile_blocks(dit, fullgraph=recipe.parallel.ring == 1)
+        nets.vae.compile()
     _log.info("%s: %s weights on %s", recipe.name, weights, where)
     return Model(
         recipe,
         where,
         weights,
-        dit=parts.dit,
-        vae=_spread(parts.vae, recipe, parallel),
-        speech=parts.speech,
-        text=parts.text,
-        image=parts.image,
+        dit=dit,
+        vae=_spread(nets.vae, recipe, parallel),
+        speech=nets.speech,
+        text=nets.text,
+        image=nets.image,
     )
+
+
+def build_encoders(
+    recipe: Recipe,
+    weights_dir: Path | None = None,
+    *,
+    device: torch.device | str = "cpu",
+    random_seed: int | None = None,
+) -> Encoders:
+    """Return a recipe's autoencoder and encoders without its network, all on the device to stay.
+
+    Args:
+        recipe: Whose.
+        weights_dir: As for `build`.
+        device: Where they run.
+        random_seed: As for `build`.
+
+    Raises:
+        PrerequisiteError: If weights or a package are absent.
+        TalkbenchError: If the weights do not fit.
+    """
+    where = torch.device(device)
+    seed, weights_dir, _ = _weights(recipe, weights_dir, random_seed)
+    nets = _encoder_nets(recipe, seed, weights_dir, where, getattr(torch, recipe.compute.dtype))
+    nets.vae.channels_last()
+    return Encoders(
+        recipe, where, vae=nets.vae, speech=nets.speech, text=nets.text.to(where), image=nets.image.to(where)
+    )
+
+
+def _weights(recipe: Recipe, weights_dir: Path | None, random_seed: int | None) -> tuple[int | None, Path | None, str]:
+    """Return the seed of random weights or the folder of trained ones, and their name."""
+    if random_seed is not None:
+        return random_seed, None, f"random {random_seed}"
+    if weights_dir is not None:
+        return None, weights_dir, "released"
+    if recipe.shipped is not None:
+        return None, checkpoint.shipped(recipe.shipped), f"mini-domain {recipe.shipped}"
+    if recipe.weights_seed is not None:
+        return recipe.weights_seed, None, f"random {recipe.weights_seed}"
+    return None, None, "released"
 
 
 def _refuse_if_too_big(recipe: Recipe, device: torch.device) -> None:
@@ -288,33 +389,39 @@ def _free_host_bytes() -> int:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    dit: DiT
+class _EncoderNets:
     vae: VAE
     speech: audio.SpeechEncoder
     text: text.TextEncoder
     image: image.ImageEncoder
 
 
-def _random(recipe: Recipe, seed: int, device: torch.device, dtype: torch.dtype) -> _Parts:
-    tokenizer = text.tokenizer(replace(recipe.text, tokenizer="bytes"), Path())
-    return _Parts(
-        dit=initial.made(partial(DiT, recipe.dit), seed, device, dtype),
-        vae=initial.made(partial(VAE, recipe.vae), seed, device, dtype),
-        speech=initial.made(partial(audio.SpeechEncoder, recipe.speech), seed, device, torch.float32),
-        text=initial.made(partial(text.TextEncoder, recipe.text, tokenizer), seed, device, dtype).cpu(),
-        image=initial.made(partial(image.ImageEncoder, recipe.image), seed, device, torch.float32).cpu(),
-    )
-
-
-def _released(recipe: Recipe, weights_dir: Path | None, device: torch.device, dtype: torch.dtype) -> _Parts:
+def _dit(recipe: Recipe, seed: int | None, weights_dir: Path | None, device: torch.device, dtype: torch.dtype) -> DiT:
+    """Return the network, with seeded random numbers or the released weights."""
+    if seed is not None:
+        return initial.made(partial(DiT, recipe.dit), seed, device, dtype)
     files = checkpoint.locate(weights_dir)
     dit = initial.made_empty(partial(DiT, recipe.dit), device, dtype)
-    vae = initial.made_empty(partial(VAE, recipe.vae), device, dtype)
     checkpoint.load_dit(dit, files.model)
+    return dit.requires_grad_(False).eval()
+
+
+def _encoder_nets(
+    recipe: Recipe, seed: int | None, weights_dir: Path | None, device: torch.device, dtype: torch.dtype
+) -> _EncoderNets:
+    """Return everything but the network; text and image encoders stay on the CPU."""
+    if seed is not None:
+        tokenizer = text.tokenizer(replace(recipe.text, tokenizer="bytes"), Path())
+        return _EncoderNets(
+            vae=initial.made(partial(VAE, recipe.vae), seed, device, dtype),
+            speech=initial.made(partial(audio.SpeechEncoder, recipe.speech), seed, device, torch.float32),
+            text=initial.made(partial(text.TextEncoder, recipe.text, tokenizer), seed, device, dtype).cpu(),
+            image=initial.made(partial(image.ImageEncoder, recipe.image), seed, device, torch.float32).cpu(),
+        )
+    files = checkpoint.locate(weights_dir)
+    vae = initial.made_empty(partial(VAE, recipe.vae), device, dtype)
     checkpoint.load(vae, files.vae)
-    return _Parts(
-        dit=dit.requires_grad_(False).eval(),
+    return _EncoderNets(
         vae=vae.requires_grad_(False).eval(),
         speech=audio.load(recipe.speech, files.speech, device=device),
         text=text.load(recipe.text, files.text, files.tokenizer, dtype=dtype),

@@ -24,9 +24,9 @@ def tiny() -> Recipe:
     """Every part of the 14B model at about a thousandth of its width: seconds per clip on a CPU."""
     return Recipe(
         name="tiny",
-        description="all parts at toy width, 64x64; for tests, the demo and reading the code with a debugger",
+        description="all parts at toy width, 64x64, trained on drawn people; for tests, the demo and a debugger",
         dit=DiTConfig(
-            dim=128, num_heads=8, num_layers=2, ffn_dim=256, freq_dim=64, text_len=128, text_dim=64, image_dim=64,
+            dim=128, num_heads=8, num_layers=4, ffn_dim=256, freq_dim=64, text_len=128, text_dim=64, image_dim=64,
             audio=AudioTokensConfig(num_layers=2, channels=64, hidden=64, tokens=8, dim=64),
         ),
         vae=VAEConfig(base_dim=8),
@@ -42,6 +42,7 @@ def tiny() -> Recipe:
         # One latent at a time: on a CPU faster than eight at once, and the frames come early.
         compute=ComputeConfig(dtype="float32", decode_groups=(1,) * 9),
         weights_seed=0,
+        shipped="tiny",
     )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ def small() -> Recipe:
     return replace(
         base,
         name="small",
+        shipped=None,
         description="0.1 B parameters, 256x256; for one small GPU",
         dit=replace(base.dit, dim=640, num_heads=10, num_layers=10, ffn_dim=1792, freq_dim=256),
         vae=VAEConfig(base_dim=32),

@@ -38,7 +38,6 @@ from talkbench.errors import TalkbenchError
 
 from . import color, flow
 from .conditioning import audio
-from .loudness import normalise
 from .timing import Timeline
 
 if TYPE_CHECKING:
@@ -263,8 +262,7 @@ class Stream:
     def _audio_windows(self, heard_N: Samples) -> Tensor:
         config = self.config
         with self._section("audio"):
-            level_N = normalise(heard_N, config.audio_rate_hz, config.loudness_lufs)
-            features_FLC = self.model.speech.features(level_N, config.frame_rate)
+            features_FLC = self.model.encode_speech(heard_N)
             first = features_FLC.shape[0] - config.clip_frames
             return audio.windows(features_FLC, first, config.clip_frames, self.model.recipe.dit.audio.window)
 

@@ -106,7 +106,7 @@ class Decoder(nn.Module):
 
 
 class VAE(nn.Module):
-    """Encoder and decoder with the normalisation of their latents. Inference only: no gradient is kept.
+    """Encoder and decoder with the normalisation of their latents.
 
     Raises:
         ValueError: If the configuration does not have the 16 latent channels whose statistics are known, or its
@@ -127,7 +127,6 @@ class VAE(nn.Module):
         self.conv2 = nn.Conv3d(config.latent_channels, config.latent_channels, 1)
         self.decoder = Decoder(config)
 
-    @torch.no_grad()
     def encode(self, video_BCFHW: Tensor, borders: Borders = WHOLE) -> Tensor:
         """Return the normalised latents (the mean; nothing is sampled) of a video.
 
@@ -179,7 +178,6 @@ class VAE(nn.Module):
         self.check_latent(latent_BCThw, groups)
         return self._decode_groups(latent_BCThw, groups, borders)
 
-    @torch.no_grad()
     def _decode_groups(self, latent_BCThw: Tensor, groups: Sequence[int], borders: Borders) -> Iterator[Tensor]:
         before = None
         for group_BCThw in latent_BCThw.split(list(groups), 2):

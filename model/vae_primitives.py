@@ -13,6 +13,7 @@ Legend: B batch, C channels, F frames, H W rows and columns of the stage at hand
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,6 +95,19 @@ def _(x_BCFHW: Tensor, num_frames: int) -> Tensor:
     return x_BCFHW.new_empty(batch, num_frames, height, width, channels).movedim(-1, 1)
 
 
+def _note_frames(ctx: Any, inputs: tuple[Tensor, int], output: Tensor) -> None:  # noqa: ARG001
+    ctx.shape, ctx.num_frames = inputs[0].shape, inputs[1]
+
+
+def _last_frames_backward(ctx: Any, grad_BCFHW: Tensor) -> tuple[Tensor, None]:
+    whole_BCFHW = grad_BCFHW.new_zeros(ctx.shape)
+    whole_BCFHW[:, :, -ctx.num_frames :] = grad_BCFHW
+    return whole_BCFHW, None
+
+
+_last_frames.register_autograd(_last_frames_backward, setup_context=_note_frames)
+
+
 def join(parts_BCFHW: Sequence[Tensor], dim: int) -> Tensor:
     """Return one video or picture of several along an axis after the channels, channels-last.
 
@@ -140,6 +154,24 @@ def _(x_NCHW: Tensor, weight: Tensor, _bias: Tensor, stride: Sequence[int], padd
     sizes = zip(x_NCHW.shape[2:], weight.shape[2:], stride, padding, strict=True)
     spatial = [(size + 2 * pad - kernel) // step + 1 for size, kernel, step, pad in sizes]
     return x_NCHW.new_empty(x_NCHW.shape[0], *spatial, weight.shape[0]).movedim(-1, 1)
+
+
+def _note_convolution(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
+    x_NCHW, weight, _, ctx.stride, ctx.padding = inputs
+    ctx.save_for_backward(x_NCHW, weight)
+
+
+def _convolution_backward(ctx: Any, grad_NCHW: Tensor) -> tuple[Tensor | None, ...]:
+    x_NCHW, weight = ctx.saved_tensors
+    axes = x_NCHW.dim() - 2
+    grads = torch.ops.aten.convolution_backward(
+        grad_NCHW, x_NCHW, weight, [weight.shape[0]], ctx.stride, ctx.padding, [1] * axes, False, [0] * axes, 1,
+        ctx.needs_input_grad[:3],
+    )  # fmt: skip
+    return (*grads, None, None)
+
+
+_convolution.register_autograd(_convolution_backward, setup_context=_note_convolution)
 
 
 def convolve(x_NCHW: Tensor, weight: Tensor, conv: nn.Conv2d | nn.Conv3d, padding: Sequence[int]) -> Tensor:

@@ -84,6 +84,7 @@ def make_clip(model: Model, job: Job, report: Report | None) -> dict[str, Any]:
         for _ in stream.play([audio_N]):
             pass
     else:
+        report.mark("cond_end")
         _write(stream, audio_N, Path(job.output), report)
     return {"prompt": stream.prompt, "seed": stream.seed, "size": f"{stream.config.width}x{stream.config.height}"}
 
@@ -104,9 +105,11 @@ def _write(stream: Stream, audio_N: Samples, path: Path, report: Report) -> None
             for frame_HWC in frames_FHWC:
                 writer.write(frame_HWC)
 
-        with Background(encode) as encoder, Background(_arrival(encoder, report)) as arrive:
-            for piece in stream.play([audio_N]):
-                arrive(piece)
+        with Background(encode) as encoder:
+            with Background(_arrival(encoder, report)) as arrive:
+                for piece in stream.play([audio_N]):
+                    arrive(piece)
+            report.mark("gen_end")
 
 
 def _arrival(encoder: Background[Frames], report: Report) -> Callable[[Piece], None]:

@@ -67,7 +67,6 @@ class SpeechEncoder(nn.Module):
             )
         )
 
-    @torch.no_grad()
     def features(self, samples_N: np.ndarray, frame_rate: Fraction = Fraction(25)) -> torch.Tensor:
         """Return the output of every layer for every video frame.
 

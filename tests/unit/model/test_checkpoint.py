@@ -90,7 +90,7 @@ def test_every_missing_and_wrong_tensor_is_named(weights: Path) -> None:
     with pytest.raises(TalkbenchError) as caught:
         dit_of(weights)
     message = str(caught.value)
-    assert "2 missing (blocks.{0-1}.norm3.weight)" in message
+    assert "4 missing (blocks.{0-3}.norm3.weight)" in message
     assert "1 not expected (head.extra)" in message
     assert "1 of another shape (head.head.bias [5] instead of [64])" in message
 
@@ -142,7 +142,7 @@ def test_a_pickle_that_would_run_code_is_not_run(weights: Path, tmp_path: Path) 
 def test_a_configuration_of_another_network_is_refused_with_both_numbers(weights: Path) -> None:
     path = checkpoint.Files.below(weights).model / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"num_layers": 30, "unknown": 1}))
-    with pytest.raises(TalkbenchError, match="num_layers 30 instead of 2"):
+    with pytest.raises(TalkbenchError, match="num_layers 30 instead of 4"):
         dit_of(weights)
 
 

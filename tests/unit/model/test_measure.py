@@ -42,7 +42,7 @@ def test_a_measurement_accounts_for_the_whole_cycle(monkeypatch: pytest.MonkeyPa
     assert sum(map(sum, sections.values())) == pytest.approx(sum(found["cycles"]))
     assert sum(sections["rest"]) < 0.2 * sum(found["cycles"])
     assert set(FACTS) <= set(found)
-    assert (found["weights_kind"], found["device_kind"], found["power_watts"]) == ("random", "cpu", None)
+    assert (found["weights_kind"], found["device_kind"], found["power_watts"]) == ("mini-domain", "cpu", None)
     assert found["startup"]["first_frame_seconds"] <= found["startup"]["cold_seconds"] * 3
     assert found["peak_memory_bytes"] > 10**8
     json.dumps(found, allow_nan=False)
@@ -102,8 +102,8 @@ def test_a_missing_or_small_device_is_said_before_anything_is_loaded(monkeypatch
     def loaded(*_args: object, **_options: object) -> Model:
         raise AssertionError("loaded")
 
-    monkeypatch.setattr(pipeline, "_random", loaded)
-    monkeypatch.setattr(pipeline, "_released", loaded)
+    monkeypatch.setattr(pipeline, "_dit", loaded)
+    monkeypatch.setattr(pipeline, "_encoder_nets", loaded)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(PrerequisiteError, match="no CUDA device"):
         next(measure.measured(recipe("tiny"), asked(device="cuda")))

@@ -35,6 +35,7 @@ def tiny(groups: tuple[int, ...] = (1, 8)) -> Model:
             vae=replace(wanted.vae, base_dim=4),
             stream=replace(wanted.stream, height=32, width=32),
             compute=replace(wanted.compute, decode_groups=groups),
+            shipped=None,
         )
     )
 
@@ -237,7 +238,7 @@ def test_an_hour_of_stream_takes_no_more_memory_than_a_minute(monkeypatch: pytes
     monkeypatch.setattr(type(model), "decode", lambda *_: iter([torch.zeros(3, 1, 32, 32), torch.zeros(3, 32, 32, 32)]))
     monkeypatch.setattr(type(model), "encode", lambda *_: torch.zeros(16, 2, 4, 4))
     monkeypatch.setattr(type(model.speech), "features", lambda *_: torch.zeros(200, 2, 64))
-    monkeypatch.setattr("model.stream.normalise", lambda samples, *_: samples)
+    monkeypatch.setattr("model.pipeline.normalise", lambda samples, *_: samples)
     monkeypatch.setattr("model.color.correct", lambda video, *_: video)
     stream = Stream(model, picture())
     block = speech(16_000)

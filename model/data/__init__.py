@@ -1,0 +1,1 @@
+"""Training data: from clips to shards of latents and features, and back as samples in a known order."""

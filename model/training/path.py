@@ -1,0 +1,33 @@
+"""The straight path between data and noise: x_t = (1 - t) x0 + t e, with velocity v = e - x0.
+
+Tensors may have any shape. t is 0 at the data and 1 at the noise: one for all, or a tensor that broadcasts.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import Tensor
+
+Time = float | Tensor
+TimeT = TypeVar("TimeT", float, Tensor)
+
+
+def shifted(time: TimeT, shift: float) -> TimeT:
+    """Return a time in [0, 1] warped towards noise; a shift of 1 leaves it."""
+    return shift * time / (1 + (shift - 1) * time)
+
+
+def between(x0: Tensor, noise: Tensor, time: Time) -> Tensor:
+    """Return the point of the path at a time."""
+    return (1 - time) * x0 + time * noise
+
+
+def data_at(x: Tensor, velocity: Tensor, time: Time) -> Tensor:
+    """Return where the path through `x` with this velocity starts."""
+    return x - time * velocity
+
+
+def flow_loss(velocity: Tensor, x0: Tensor, noise: Tensor) -> Tensor:
+    """Return the mean squared error of a predicted velocity."""
+    return (velocity - (noise - x0)).square().mean()
