@@ -21,7 +21,7 @@ demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems,
 	$(BIN)/talkbench score runs/demo --metric sync_frame --items 'mini-s*' --json > /dev/null
 	$(BIN)/talkbench score runs/demo --metric flicker,motion,speed,av
 	$(BIN)/talkbench report page --run runs/demo
-	$(BIN)/talkbench generate mini --system soulx-livetalk-tiny --items mini-s01 --out runs/demo-model
+	$(BIN)/talkbench generate mini --system soulx-livetalk-tiny --items mini-s03 --out runs/demo-model
 
 test: $(VENV)/dev lint   ## every test; those of the page need a Chromium and say so if there is none
 	$(BIN)/python -m pytest -q -n $(CORES)

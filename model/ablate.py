@@ -17,8 +17,12 @@ def ablate(
     ] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each variant.")] = 3,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder; both tables may share one.")] = Path("runs/ablate"),
-    data: Annotated[Path, typer.Option(help="Encoded clips: `python -m model.data.prepare`.")] = Path("data/tiny"),
-    init: Annotated[Path, typer.Option(help="Stage-1 run, or weights folder, to start from.")] = Path("runs/sft"),
+    data: Annotated[
+        Path | None, typer.Option(help="Encoded clips; by default data/tiny, drawn there the first time.")
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Stage-1 run, or weights folder; by default runs/sft_tiny, or what is shipped.")
+    ] = None,
     weights_dir: Annotated[
         Path | None, typer.Option(help="Autoencoder and encoders, if not those that come with the package.")
     ] = None,
@@ -35,7 +39,7 @@ def ablate(
     Stop it at any time, even by kill -9: the same command goes on where it was. Exit code 3 means that a variant
     failed; its row says why, and the same command tries it again.
 
-        talkbench ablate table2 --data data/tiny --init runs/sft
+        talkbench ablate table2 ; talkbench ablate table3
 
         talkbench report table2 table3 --run runs/ablate
     """
@@ -49,14 +53,20 @@ def ablate(
         console.print(line, markup=False, soft_wrap=True)
 
     if scale == "14b":
-        for line in _cluster_commands(table, seeds, out, data, init, weights_dir, steps):
+        asked_14b = (data or Path("latents"), init or Path("runs/sft_14b"))
+        for line in _cluster_commands(table, seeds, out, *asked_14b, weights_dir, steps):
             typer.echo(line)
         return
     from .tiny.ablation import REFERENCES, Ablation, Asked
     from .tiny.cast import Cast
+    from .train import DRAWN, draw, stage_1
     from .training.config import DistillConfig
+    from .training.recipes import train_recipe
 
-    asked = Asked(data, init, seeds, steps, Cast(people, seconds, long_people, long_seconds), weights_dir)
+    recipe = train_recipe("distill_tiny")
+    start = init or stage_1(recipe)
+    assert start is not None  # noqa: S101 - the tiny world comes with one
+    asked = Asked(data or DRAWN, start, seeds, steps, Cast(people, seconds, long_people, long_seconds), weights_dir)
     if dry_run:
         for variant in TABLES[table]:
             recipe = asked.recipe(variant, 0)
@@ -69,6 +79,8 @@ def ablate(
         systems = len(TABLES[table]) + len(REFERENCES)
         typer.echo(f"then {systems} systems x {seeds} seeds x {frames:.0f} frames are made and scored")
         return
+    if data is None:
+        draw(recipe)
     failed = Ablation(out, table, asked, jobs=jobs, tell=tell).run()
     tell(f"next: talkbench report {table} --run {out}")
     if failed:

@@ -206,10 +206,10 @@ def command(
     if device == "cuda" and not gpus():
         raise PrerequisiteError("no NVIDIA GPU here: leave out --device, or see `--dry-run`.")
     out = out or RUNS / recipe.name
-    job = Job(recipe, data or DRAWN, out, held_out, init or _stage_1(recipe), weights_dir, device)
+    job = Job(recipe, data or DRAWN, out, held_out, init or stage_1(recipe), weights_dir, device)
     starting.refuse_what_cannot_run(job, launched() or 1)
     if data is None:
-        _draw(recipe)
+        draw(recipe)
     try:
         exported = train(job)
     except KeyboardInterrupt as error:
@@ -219,7 +219,7 @@ def command(
         console.print(f"next: {tried}", soft_wrap=True)
 
 
-def _draw(recipe: TrainRecipe) -> None:
+def draw(recipe: TrainRecipe) -> None:
     """Draw and encode clips of the tiny world, the first time.
 
     Raises:
@@ -237,10 +237,15 @@ def _draw(recipe: TrainRecipe) -> None:
     prepare.main(command)
 
 
-def _stage_1(recipe: TrainRecipe) -> Path | None:
-    """Return the run that stage 2 goes on from unless told, if it is there."""
+def stage_1(recipe: TrainRecipe) -> Path | None:
+    """Return what stage 2 goes on from unless told: our own run, or the weights that come with the package, if any."""
+    if not isinstance(recipe.stage, DistillConfig):
+        return None
     folder = RUNS / recipe.name.replace("distill", "sft")
-    return folder if isinstance(recipe.stage, DistillConfig) and folder.is_dir() else None
+    if folder.is_dir():
+        return folder
+    shipped = recipe.model.shipped
+    return None if shipped is None else checkpoint.shipped(f"{shipped}-stage1")
 
 
 def _recipe(name: str, changes: Sequence[str], steps: int | None, seed: int | None) -> TrainRecipe:

@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from talkbench.stats.aggregate import Policy
     from talkbench.store.run import Run
 
 STRIPS = ("figure3", "figure4", "figure5")
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What every report of an invocation has in common.
+
+    Attributes:
+        runs: The runs; most reports are made from one.
+        folder: For files.
+        formats: Of files; none prints what can be printed.
+        systems: Only these, in this order; all by default.
+        policy: What to do about missing rows.
+        item: Figures 3 to 5: of which item.
+        times: Figures 3 to 5: seconds.
+        box: Figure 5: the mouth.
+    """
+
+    runs: tuple[Run, ...]
+    folder: Path
+    formats: tuple[str, ...]
+    systems: tuple[str, ...]
+    policy: Policy
+    item: str | None
+    times: tuple[float, ...]
+    box: tuple[float, ...]
+
+
 def report(
-    spec: Annotated[
-        str,
+    specs: Annotated[
+        list[str],
         typer.Argument(
+            metavar="SPEC...",
             help="table1 to table4, figure3 to figure6, drift, speed, meaning, figures, validity, page, or the path of "
-            "a .yaml spec."
+            "a .yaml spec; one or several.",
         ),
     ],
     run: Annotated[
@@ -51,47 +79,69 @@ def report(
 
     talkbench report table1 --run runs/short --run runs/long --format md,tex,csv,html
 
+    talkbench report table2 table3 --run runs/ablate
+
     talkbench report figure4 --run runs/long --times 10,100,300
 
     talkbench report page --run runs/demo
     """
+    from talkbench.store.run import Run
+
+    runs = tuple(Run(path) for path in run)
+    asked = Asked(
+        runs=runs,
+        folder=out or runs[0].path / "report",
+        formats=tuple(_names(format)),
+        systems=tuple(name for given in system or () for name in _names(given)),
+        policy=missing,
+        item=item,
+        times=_numbers(times, "--times"),
+        box=_numbers(box, "--box"),
+    )
+    for spec in specs:
+        _report(spec, asked)
+
+
+def _report(spec: str, asked: Asked) -> None:
+    """Print or write one report.
+
+    Raises:
+        TalkbenchError: If its name is unknown, or the runs have nothing for it.
+    """
     from talkbench.cli import console
     from talkbench.errors import TalkbenchError
-    from talkbench.store.run import Run
 
     from . import make
 
-    opened, *others = [Run(path) for path in run]
-    folder = out or opened.path / "report"
-    systems = tuple(name for given in system or () for name in _names(given))
+    opened, *others = asked.runs
     if others and spec != "table1" and not spec.endswith((".yaml", ".yml")):
         raise TalkbenchError(f"{spec} is made from one run: give --run once.")
     if spec in STRIPS:
         from . import strips
 
-        wanted = strips.Wanted(systems, item, _numbers(times, "--times"), _numbers(box, "--box"))
-        for path in strips.write(opened, spec, wanted, folder, _names(format) or ("svg", "png", "pdf")):
+        wanted = strips.Wanted(asked.systems, asked.item, asked.times, asked.box)
+        for path in strips.write(opened, spec, wanted, asked.folder, asked.formats or ("svg", "png", "pdf")):
             console.say(str(path))
         return
     if spec == "page":
         from . import html
 
-        console.say(f"page: {html.write_page(opened, folder, policy=missing).resolve()}")
+        console.say(f"page: {html.write_page(opened, asked.folder, policy=asked.policy).resolve()}")
         return
     if spec == "meaning":
         from . import meaning
 
         meaning.show(meaning.readings(opened.current_rows()), console.out)
         return
-    if (paths := _figures(spec, opened, folder, _names(format))) is not None:
+    if (paths := _figures(spec, opened, asked.folder, asked.formats)) is not None:
         for path in paths:
             console.say(str(path))
         return
-    tables = make.tables(opened, spec, others=others, policy=missing, systems=systems)
-    if not format:
+    tables = make.tables(opened, spec, others=others, policy=asked.policy, systems=asked.systems)
+    if not asked.formats:
         make.show(tables, console.out)
         return
-    for path in make.write(tables, folder, _names(format)):
+    for path in make.write(tables, asked.folder, asked.formats):
         console.say(str(path))
 
 

@@ -13,7 +13,7 @@ from talkbench.errors import TalkbenchError
 from talkbench.registry import suggest
 from talkbench.store.run import Run
 
-from . import build, comparison, latency, quoted, render, spec
+from . import ablation, build, comparison, latency, quoted, render, spec
 from .table import Table
 
 Policy = Literal["complete", "available"]
@@ -37,7 +37,7 @@ def tables(
     """
     wanted = spec.load(name)
     runs = [run, *others]
-    if wanted.beside and (others or comparison.applies(runs)):
+    if wanted.source == "rows" and wanted.beside and (others or comparison.applies(runs)):
         return [comparison.table(runs, wanted, Path(name).stem, policy=policy, systems=systems)]
     if others:
         raise TalkbenchError(f"{name} is made from one run: give --run once.")
@@ -50,7 +50,8 @@ def tables(
         found.append(
             Table(Path(name).stem, wanted.title, f"No measured rows in {run.path}. They need: {wanted.needs}.", (), ())
         )
-    if wanted.quoted is not None:
+    holds_quoted = wanted.source == "ablation" and wanted.beside and bool(found[0].columns)
+    if wanted.quoted is not None and not holds_quoted:
         found.append(quoted.table(wanted.quoted))
     return found
 
@@ -65,6 +66,8 @@ def measured(
     """
     if wanted.source == "profiles":
         return latency.table(run, wanted, name)
+    if wanted.source == "ablation":
+        return ablation.table(run, wanted, name)
     return build.table(run, wanted, name, policy=policy, systems=systems)
 
 

@@ -20,7 +20,9 @@ class Spec(BaseModel):
 
     title: str
     caption: str
-    source: Literal["rows", "profiles"] = Field(default="rows", description="What of a run it is made from.")
+    source: Literal["rows", "profiles", "ablation"] = Field(
+        default="rows", description="What of a run it is made from."
+    )
     outputs: tuple[str, ...] = Field(description="Output ids, in column order; those without a value are footnoted.")
     labels: dict[str, str] = Field(default_factory=dict, description="Label of outputs whose runner is not installed.")
     quoted: str | None = Field(default=None, description="Published table shown beside the measured one.")

@@ -1,6 +1,6 @@
 r"""Clips to encoded samples in shards, which training reads: filter, cut to buckets, encode.
 
-    python -m model.data.prepare --source tiny --recipe tiny --clips 300 --out data/tiny --jobs 2
+    python -m model.data.prepare --source tiny --recipe tiny --clips 320 --out data/tiny --jobs 2
     python -m model.data.prepare --source tiny --recipe tiny --clips 40 --held-out --out data/tiny-held-out
     python -m model.data.prepare --source talkvid --root /data/talkvid --exclude exclusions.json \
         --recipe flashtalk_14b --weights-dir weights --device cuda --jobs 8 --out /data/latents

@@ -89,11 +89,15 @@ class Estimate:
         """Whether it fits, and if not, what would."""
         if self.fits:
             tight = self.needed > TIGHT * self.gpu_gigabytes * GIGABYTE
-            return "tight: fragments of the allocator may be too many; `--set offload=true` is safe" if tight else "fits"
+            return (
+                "tight: fragments of the allocator may be too many; `--set offload=true` is safe" if tight else "fits"
+            )
         advice = [] if (enough := self._enough_gpus()) is None else [f"{enough} GPUs of this size"]
         offloaded = self._variant(offload=True)
         if not self.recipe.offload and offloaded.fits:
-            advice.insert(0, f"`--set offload=true`, with {offloaded.host_bytes / GIGABYTE:.0f} GB of host memory in all")
+            advice.insert(
+                0, f"`--set offload=true`, with {offloaded.host_bytes / GIGABYTE:.0f} GB of host memory in all"
+            )
         if not self.recipe.checkpoint_activations and self._variant(checkpoint_activations=True).fits:
             advice.insert(0, "`checkpoint_activations`")
         return "does not fit; needs " + (" or ".join(advice) if advice else "a smaller model or larger GPUs")

@@ -67,10 +67,10 @@ def distill_tiny() -> TrainRecipe:
         description="stage 2 at toy width on drawn people, 64x64; minutes on one CPU core",
         model=tiny(),
         stage=DistillConfig(
-            steps=200,
-            batch=4,
+            steps=100,
+            batch=2,
             generator=OptimizerConfig(2e-4, (0.0, 0.999), clip_norm=10.0, decay_from=0.5),
-            fake=OptimizerConfig(4e-4, (0.0, 0.999), clip_norm=10.0, decay_from=0.5),
+            fake=OptimizerConfig(5e-4, (0.0, 0.999), clip_norm=10.0, decay_from=0.5),
             # Equal scales: only "nothing told" is compared with, which is what stage 1 of the tiny world has seen.
             text_scale=2.0,
             audio_scale=2.0,
@@ -126,7 +126,10 @@ def _like(old: Any, value: Any, path: str) -> Any:
         value = float(value)  # YAML takes 1e-5 for text
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
-    kinds = {"stage.chunks": (value == "random", type(value) is int), "ema_decay": (value is None, type(value) is float)}
+    kinds = {
+        "stage.chunks": (value == "random", type(value) is int),
+        "ema_decay": (value is None, type(value) is float),
+    }
     if is_dataclass(old) or not any(kinds.get(path, (type(value) is type(old),))):
         raise ValueError(f"{path}: {value!r} is not of the kind of {old!r}")
     return value
