@@ -114,7 +114,7 @@ def _asked(arguments: argparse.Namespace, recipe: Recipe) -> Asked:
         if (recipe.stream.height, recipe.stream.width) != (world.SIDE, world.SIDE):
             size = f"{recipe.stream.height}x{recipe.stream.width}"
             raise TalkbenchError(f"--source tiny draws {world.SIDE}x{world.SIDE}; recipe {recipe.name} wants {size}.")
-        return Asked(Drawn(recipe, arguments.clips or 300, arguments.chunks, held_out=arguments.held_out))
+        return Asked(Drawn(recipe, arguments.clips or 320, arguments.chunks, held_out=arguments.held_out))
     if arguments.root is None:
         raise TalkbenchError(f"--source {arguments.source} needs --root, the folder with the clips.")
     captions = None if arguments.captions is None else listed.read_captions(arguments.captions)
@@ -184,7 +184,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--source", choices=["tiny", *SETS, "folder"], required=True, help="where clips come from")
     what.add_argument("--recipe", default="tiny", help="whose encoders and sizes; default: tiny")
     what.add_argument("--chunks", type=_positive, default=5, help="per sample; default: 5, what stage 2 rolls out")
-    what.add_argument("--clips", type=_positive, help="tiny: how many are drawn (300); others: how many at most")
+    what.add_argument("--clips", type=_positive, help="tiny: how many are drawn (320); others: how many at most")
     what.add_argument("--held-out", action="store_true", help="tiny: people to test on, not those to train on")
     real = parser.add_argument_group("recorded clips")
     real.add_argument("--root", type=Path, help="folder with one media file per clip")

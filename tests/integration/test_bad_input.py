@@ -221,7 +221,7 @@ MESSAGES = [
     (["generate", "mini", "--system", "recordd", "--out", "{tmp}/r"], 2, "Did you mean 'recorded'"),
     (["generate", "short", "--system", "recorded", "--out", "{tmp}/r"], 2, "no frozen item list"),
     (["generate", "mini", "--system", "recorded", "--size", "big", "--out", "{tmp}/r"], 2, "expected WIDTHxHEIGHT"),
-    (["run", "mini"], 2, "say what, with what, and where"),
+    (["run", "mini"], 2, "say what, and with what"),
     (["manifest", "show", "nothing"], 2, "unknown suite 'nothing'"),
 ]  # fmt: skip
 

@@ -110,6 +110,7 @@ def test_doctor_and_lists_work_and_have_json(run: Path) -> None:
     }
     assert {suite["name"] for suite in json.loads(talkbench("manifest", "list", "--json").stdout)} == {
         "mini",
+        "open",
         "short",
         "long",
     }

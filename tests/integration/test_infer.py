@@ -82,7 +82,7 @@ def test_a_file_gives_every_frame_and_sound_in_step(face: Path, tmp_path: Path) 
     assert onsets(out) == pytest.approx(CLICKS_SECONDS, abs=0.01)
     facts = json.loads(done.stderr.splitlines()[-1])
     assert facts["frames"] == 38
-    assert facts["weights"] == "random 0"
+    assert facts["weights"] == "mini-domain tiny"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["speech.wav", "talk.mp4"]
 
 

@@ -87,7 +87,7 @@ def test_its_chunks_are_timed_and_what_it_is_lies_beside_the_clip(run: Path) -> 
     assert first.timing.first_frame_ns <= first.timing.chunks[0].done_ns < first.timing.chunks[1].done_ns
     worker = first.settings["worker"]
     assert worker["versions"]["torch"]
-    assert worker["details"]["weights"].startswith("random")
+    assert worker["details"]["weights"].startswith("mini-domain")
     assert (first.settings["clip"]["seed"], second.settings["clip"]["seed"]) == (20251230, 20251231)
 
 

@@ -37,6 +37,7 @@ def new_model(**compute: Any) -> Model:
         replace(
             wanted,
             dit=replace(wanted.dit, num_layers=2),
+            shipped=None,
             vae=replace(wanted.vae, base_dim=4),
             stream=replace(wanted.stream, height=32, width=48),
             compute=replace(wanted.compute, decode_groups=(1, 8), **compute),

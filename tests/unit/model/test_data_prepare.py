@@ -35,6 +35,7 @@ def small() -> Recipe:
     return replace(
         wanted,
         dit=replace(wanted.dit, num_layers=1),
+        shipped=None,
         vae=replace(wanted.vae, base_dim=4),
         stream=replace(wanted.stream, height=32, width=32),
     )

@@ -76,7 +76,7 @@ def test_a_run_that_does_not_fit_is_refused_with_its_parts_and_the_advice() -> N
     with pytest.raises(PrerequisiteError, match="weights, gradients, moments +80") as caught:
         estimate(DISTILL, 8, 80).refuse_if_too_big()
     assert "distill_14b on 8 GPU(s) of 80 GB" in str(caught.value)
-    assert "--offload" in str(caught.value)
+    assert "offload=true" in str(caught.value)
     estimate(DISTILL, 32, 96).refuse_if_too_big()
 
 
