@@ -1,12 +1,11 @@
 """Trains the tiny networks beside the transformer and writes them as released ones are: `python -m model.tiny.make`.
 
-    python -m model.tiny.make --out model/weights/tiny                        # autoencoder and speech encoder
-    python -m model.data.prepare --source tiny --clips 400 --out data/tiny    # encodes clips with them
-    python -m model.train --recipe sft_tiny --data data/tiny
-    python -m model.train --recipe distill_tiny --data data/tiny
+    python -m model.tiny.make --out model/weights/tiny
+
+The transformer is trained by `model.train` afterwards; `model/README.md` has all commands.
 
 Text and image encoder keep their seeded random weights: there is one prompt, and the picture's latent says more than
-random image features. Everything is stored in half precision. About twenty minutes on two CPU cores.
+random image features. Everything is stored in half precision. About half an hour on one core.
 """
 
 from __future__ import annotations

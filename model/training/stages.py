@@ -120,7 +120,8 @@ class Sft:
 class Distill:
     """Stage 2: an update of the fake score every step, and one of the generator before every fifth of them."""
 
-    limits = Limits(terms=("fake_loss",))
+    limits = Limits(terms=("fake_loss",), factor=100.0)
+    """Wide: the loss of one clip spans a factor of thirty between times near the data and times near noise."""
 
     def __init__(
         self,

@@ -231,7 +231,7 @@ def test_every_part_of_a_chunk_is_timed() -> None:
     assert all(seconds >= 0 for _, seconds in timeline.records)
 
 
-def test_an_hour_of_stream_takes_no_more_memory_than_ten_minutes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_hour_of_stream_takes_no_more_than_ten_minutes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The networks are left out; what the loop keeps is measured over 3,214 chunks, with a restart on the way."""
     model = tiny()
     monkeypatch.setattr(type(model), "sample", lambda *_: torch.zeros(16, 9, 4, 4))
