@@ -24,7 +24,7 @@ demo: $(VENV)/core   ## generate talkbench-mini, score the known-answer systems,
 	$(BIN)/talkbench generate mini --system soulx-livetalk-tiny --items mini-s03 --out runs/demo-model
 
 test: $(VENV)/dev lint   ## every test; those of the page need a Chromium and say so if there is none
-	$(BIN)/python -m pytest -q -n $(CORES)
+	$(BIN)/python -m pytest -q -n $(CORES) --dist worksteal
 
 lint: $(VENV)/dev   ## style and types
 	$(BIN)/ruff check .

@@ -186,7 +186,7 @@ def test_a_machine_has_its_visible_gpus_and_a_plan_may_have_more(
 def test_the_adapter_of_the_reference_model_is_whole() -> None:
     specs = {spec.name: spec for spec in read(ROOT / "model" / "adapter.yaml")}
     assert set(specs) == {"soulx-livetalk-tiny", "soulx-livetalk", "soulx-livetalk-8gpu"}
-    assert "random weights" in specs["soulx-livetalk-tiny"].description
+    assert "Trained on drawn people" in specs["soulx-livetalk-tiny"].caution
     assert (specs["soulx-livetalk-tiny"].needs.gpus, specs["soulx-livetalk"].needs.gpus) == (0, 1)
     assert len(specs["soulx-livetalk"].needs.weights) == 2
     eight = specs["soulx-livetalk-8gpu"].command(python="python", shim="shim.py", weights="/w", gpus=8)
