@@ -428,7 +428,15 @@ def _open(given: Sequence[PathLike], out: Path | None, suite: str | Suite | None
     first = Path(given[0])
     if len(given) == 1 and (first / "run.json").is_file() and (out is None or out.resolve() == first.resolve()):
         opened = Run(first)
-        return opened, [scan.Source(system.name, Path(system.path)) for system in opened.systems()]
+        # Of a system that could not run there is a record, for the tables, and no clip.
+        sources = [
+            scan.Source(system.name, Path(system.path))
+            for system in opened.systems()
+            if system.kind == "folder" or any(Path(system.path).glob("*.mp4"))
+        ]
+        if not sources:
+            raise TalkbenchError(f"{opened.path} holds no clip yet: `talkbench generate ... --out {opened.path}`.")
+        return opened, sources
     if out is None:
         raise TalkbenchError("where to? Name a run folder: `talkbench score FOLDER --out runs/NAME`.")
     sources = scan.parse_sources([os.fspath(entry) for entry in given])

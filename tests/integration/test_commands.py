@@ -140,3 +140,13 @@ def test_real_clips_have_real_values(real_clips: Path, tmp_path: Path) -> None:
     assert values["talk_emotion", "vbench.temporal_flickering"] == pytest.approx(0.993051, abs=1e-5)
     assert values["10", "motion.amount"] > 1
     assert "98.51" in done.stdout
+
+
+def test_a_system_that_cannot_run_here_keeps_no_other_from_being_scored(tmp_path: Path) -> None:
+    run, small = tmp_path / "run", ("--num-short", "1", "--num-long", "0", "--out", tmp_path / "run")
+    assert talkbench("generate", "mini", "--system", "ditto", *small).returncode == 4
+    refused = talkbench("score", run, "--metric", "flicker")
+    assert refused.returncode == 2
+    assert "holds no clip yet" in refused.stderr
+    assert talkbench("generate", "mini", "--system", "static_image", *small).returncode == 0
+    assert talkbench("score", run, "--metric", "flicker").returncode == 0
