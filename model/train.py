@@ -15,6 +15,7 @@ other command takes. README.md in this folder says what the report leaves open a
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -234,7 +235,7 @@ def draw(recipe: TrainRecipe) -> None:
     if launched() is not None:
         told = f"python -m model.data.prepare {' '.join(command)}"
         raise TalkbenchError(f"there are no clips in {DRAWN}: draw them first, with `{told}`.")
-    prepare.main(command)
+    prepare.main(["--jobs", str(os.cpu_count() or 1), *command])
 
 
 def stage_1(recipe: TrainRecipe) -> Path | None:

@@ -329,7 +329,8 @@ def test_clips_of_the_tiny_world_are_drawn_the_first_time_they_are_missing(
     monkeypatch.setattr(program.prepare, "main", draw)
     for steps in (1, 2):
         run("--recipe", "sft_mini", "--steps", steps)
-    assert drawn == [["--source", "tiny", "--recipe", "test", "--out", "data/tiny"]]
+    ((jobs, _, *command),) = drawn
+    assert (jobs, command) == ("--jobs", ["--source", "tiny", "--recipe", "test", "--out", "data/tiny"])
     assert [line["step"] for line in mini.told(Path("runs/sft_mini"))] == [0, 1]
 
 
