@@ -44,13 +44,21 @@ def frames(run: Run) -> Iterator[dict[str, Any]]:
 def _cell(panel: Panel, label: str, head: str) -> dict[str, Any]:
     if panel.picture_HWC is None:
         return {"picture": None, "told": panel.reason}
-    return {"picture": _jpeg(panel.picture_HWC), "told": f"{label}, {' '.join(head.split())}"}
+    picture = _small(panel.picture_HWC)
+    width, height = picture.size
+    told = f"{label}, {' '.join(head.split())}"
+    return {"picture": _jpeg(picture), "width": width, "height": height, "told": told}
 
 
-def _jpeg(picture_HWC: Frames) -> str:
-    """Return a picture as a data address, no wider than the page shows it on a sharp screen."""
+def _small(picture_HWC: Frames) -> Image.Image:
+    """Return a picture no wider than the page shows it on a sharp screen."""
     picture = Image.fromarray(picture_HWC)
     picture.thumbnail((WIDTH_PX, 2 * WIDTH_PX))
+    return picture
+
+
+def _jpeg(picture: Image.Image) -> str:
+    """Return a picture as a data address."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=QUALITY)
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -31,7 +31,7 @@ SYSTEMS = ("ours", "theirs", "yet <b>another & co")
 FRAME = 1 / 25
 PLAYERS = "[...document.querySelectorAll('#tiles video')]"
 TIMES = f"{PLAYERS}.map(video => video.currentTime)"
-PATIENCE_SECONDS = 8
+PATIENCE_SECONDS = 30
 OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--autoplay-policy=no-user-gesture-required",
@@ -81,7 +81,7 @@ def visit(browser: Any, page_file: Path) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(8000)
+        page.set_default_timeout(1000 * PATIENCE_SECONDS)
         page.on("console", lambda message: wrong.extend([message.text] * (message.type in {"error", "warning"})))
         page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
         page.on("request", note)
@@ -336,6 +336,17 @@ def test_the_data_can_be_saved(visit: Callable[..., Any], tmp_path: Path) -> Non
         page.locator("#download").click()
     download.value.save_as(tmp_path / "data.json")
     assert '"suite":"toy.v1"' in (tmp_path / "data.json").read_text(encoding="utf-8")
+
+
+def test_nothing_moves_when_pictures_come_into_view(visit: Callable[..., Any]) -> None:
+    """A picture that grows as it loads would take a link away from under a reader's pointer."""
+    page = visit(width=1400)
+    tall = "document.documentElement.scrollHeight"
+    before = page.evaluate(tall)
+    for number in range(page.locator("#frames img").count()):
+        page.locator("#frames img").nth(number).scroll_into_view_if_needed()
+    until(page, "document.images.length > 0 && [...document.images].every(image => image.complete)")
+    assert page.evaluate(tall) == before
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (390, 844)])
