@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,14 @@ from .config import SamplerConfig
 
 NUM_TRAIN_STEPS = 1000
 
+TimeT = TypeVar("TimeT", float, Tensor)
+
 _NAMED = {4: (1.0, 0.75, 0.5, 0.25), 2: (1.0, 0.5)}
+
+
+def shifted(time: TimeT, shift: float) -> TimeT:
+    """Return a time in [0, 1] warped towards noise; a shift of 1 leaves it."""
+    return shift * time / (1 + (shift - 1) * time)
 
 
 def noise_levels(config: SamplerConfig) -> tuple[float, ...]:
@@ -32,8 +40,7 @@ def noise_levels(config: SamplerConfig) -> tuple[float, ...]:
         even: Sequence[float] = _NAMED[config.num_steps]
     else:
         even = (torch.linspace(NUM_TRAIN_STEPS, 1, config.num_steps) / NUM_TRAIN_STEPS).tolist()
-    shift = config.shift
-    return (*(shift * u / (1 + (shift - 1) * u) for u in even), 0.0)
+    return (*(shifted(time, config.shift) for time in even), 0.0)
 
 
 def draw_noise(

@@ -23,27 +23,24 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import typer
 from PIL import Image, ImageOps
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from talkbench.errors import TalkbenchError, Unscorable
 from talkbench.media import audio as sound
 
+from .command import console, run
 from .config import Recipe
 from .live import Background, LiveWriter, Samples
-from .parallel.mesh import launched, local_device
+from .parallel.mesh import is_first, launched, local_device
 from .pipeline import build
 from .recipes import RECIPES, recipe, spread
 from .stream import Piece, Stream
 
 STDIN = STDOUT = "-"
 _BLOCK_BYTES = 2 * 1600
-
-console = Console(stderr=True, highlight=False)
 
 
 @dataclass
@@ -107,13 +104,12 @@ def infer(
     blocks = _from_stdin() if audio == STDIN else _from_file(Path(audio), wanted.stream.audio_rate_hz)
     started = time.perf_counter()
     model = build(wanted, weights_dir, device=where, random_seed=0 if random_weights else None)
-    if model.weights != "released":
+    if model.weights.startswith("random"):
         console.print(f"[yellow]{model.weights} weights: the picture means nothing, only its making does[/]")
     stream = Stream(model, picture, prompt=prompt, seed=seed, released_behaviour=released_behaviour)
     loaded = time.perf_counter()
-    first = not dist.is_initialized() or dist.get_rank() == 0
-    outcome = _run(stream, blocks, None if out == STDOUT else Path(out), quiet=not first)
-    if first:
+    outcome = _run(stream, blocks, None if out == STDOUT else Path(out), quiet=not is_first())
+    if is_first():
         facts = outcome.facts(float(wanted.stream.frame_rate), wanted.stream.new_frames)
         _show({"recipe": wanted.name, "weights": model.weights, "device": str(where), "out": out,
                "load_seconds": loaded - started, **facts}, as_json)  # fmt: skip
@@ -250,14 +246,7 @@ def main() -> None:
     )
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(infer)
-    try:
-        app()
-    except TalkbenchError as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True)
-        sys.exit(error.exit_code)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    run(app)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m model.initial tiny weights      # as files in the released format, bel
 
 from __future__ import annotations
 
-import json
 import sys
 import zlib
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from . import checkpoint
 from .conditioning import audio, image, text
@@ -24,7 +23,6 @@ from .recipes import recipe
 from .vae import VAE
 
 NetT = TypeVar("NetT", bound=nn.Module)
-SHARD_BYTES = 10 << 30
 
 
 def made(make: Callable[[], NetT], seed: int, device: torch.device, dtype: torch.dtype) -> NetT:
@@ -77,7 +75,7 @@ def write(wanted: Recipe, folder: Path, seed: int) -> None:
     cpu = torch.device("cpu")
     for path in (files.model, files.speech):
         path.mkdir(parents=True, exist_ok=True)
-    _write_dit(made(partial(DiT, wanted.dit), seed, cpu, dtype), files.model)
+    checkpoint.write_dit(made(partial(DiT, wanted.dit), seed, cpu, dtype), files.model, dtype)
     torch.save(made(partial(VAE, wanted.vae), seed, cpu, torch.float32).state_dict(), files.vae)
     text_net = made(partial(text.TextEncoder, wanted.text), seed, cpu, dtype)
     torch.save(text.to_official(text_net.state_dict()), files.text)
@@ -86,26 +84,6 @@ def write(wanted: Recipe, folder: Path, seed: int) -> None:
     speech_net = made(partial(audio.SpeechEncoder, wanted.speech), seed, cpu, torch.float32)
     torch.save(audio.to_official(speech_net.state_dict()), files.speech / "pytorch_model.bin")
     (files.speech / "config.json").write_text('{"model_type": "wav2vec2"}\n', encoding="utf-8")
-
-
-def _write_dit(dit: DiT, folder: Path) -> None:
-    """Write shards, their index and `config.json`."""
-    from safetensors.torch import save_file
-
-    shards: list[dict[str, Tensor]] = [{}]
-    for name, tensor in dit.state_dict().items():
-        if sum(held.nbytes for held in shards[-1].values()) + tensor.nbytes > SHARD_BYTES:
-            shards.append({})
-        shards[-1][name] = tensor.contiguous()
-    where: dict[str, str] = {}
-    for number, shard in enumerate(shards, 1):
-        file = f"diffusion_pytorch_model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        where |= dict.fromkeys(shard, file)
-    index = {"metadata": {"total_size": sum(t.nbytes for shard in shards for t in shard.values())}, "weight_map": where}
-    (folder / checkpoint.DIT_INDEX).write_text(json.dumps(index, indent=1), encoding="utf-8")
-    sizes = {key: getattr(dit.config, name) for key, name in checkpoint.SIZES.items()}
-    (folder / "config.json").write_text(json.dumps({"model_type": "i2v", **sizes}, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

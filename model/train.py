@@ -27,16 +27,16 @@ from typing import Annotated
 import torch
 import torch.distributed as dist
 import typer
-from rich.console import Console
 
 from talkbench.errors import Interrupted, PrerequisiteError, TalkbenchError
 from talkbench.provenance import device_name, gpus
 
 from . import checkpoint, initial
+from .command import console, run
 from .data import prepare, shards
 from .data.dataset import Dataset
 from .parallel import shard
-from .parallel.mesh import launched, local_device
+from .parallel.mesh import is_first, launched, local_device
 from .tiny import world as drawn_world
 from .training import checkpoints, memory, sft, starting
 from .training.checkpoints import TrainState
@@ -44,13 +44,11 @@ from .training.conditions import Velocity
 from .training.config import DistillConfig, TrainRecipe
 from .training.draws import Draws
 from .training.ema import Ema
-from .training.export import export
 from .training.recipes import RECIPES, changed, train_recipe
 from .training.stages import Place, Stage
 from .training.starting import Job
 from .training.watch import Watch
 
-console = Console(stderr=True, highlight=False)
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 HELD_OUT_DRAWS = 4
 """Times at which every held-out clip is looked at."""
@@ -140,7 +138,7 @@ def _export(net: Velocity, job: Job) -> Path:
     """Write the generator as the released one is, with the other networks beside it: links, or random ones anew."""
     folder, model = job.out / EXPORT, job.recipe.model
     source = job.weights_dir or (checkpoint.shipped(model.shipped) if model.shipped is not None else None)
-    if _first():
+    if is_first():
         if folder.exists():
             shutil.rmtree(folder)
         if source is not None:
@@ -148,7 +146,7 @@ def _export(net: Velocity, job: Job) -> Path:
         elif model.weights_seed is not None:
             initial.write(model, folder, model.weights_seed)  # its transformer is replaced below
     dtype = torch.bfloat16 if job.recipe.precision == "bfloat16" else torch.float16
-    export(net, checkpoint.Files.below(folder).model, dtype=dtype)
+    checkpoint.write_dit(net.dit, checkpoint.Files.below(folder).model, dtype)
     return folder
 
 
@@ -160,11 +158,6 @@ def _link(source: Path, folder: Path) -> None:
         if path.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path.resolve())
-
-
-def _first() -> bool:
-    """Return whether this process speaks and writes for all."""
-    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def _gigabytes(device: torch.device) -> float:
@@ -215,7 +208,7 @@ def command(
         exported = train(job)
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped. The same command goes on from the last checkpoint in {out}.") from error
-    if _first():
+    if is_first():
         tried = f"python -m model.infer --recipe {recipe.model.name} --weights-dir {exported}"
         console.print(f"next: {tried}", soft_wrap=True)
 
@@ -265,14 +258,7 @@ def _recipe(name: str, changes: Sequence[str], steps: int | None, seed: int | No
 
 def main() -> None:
     """Run the command line; errors are one line."""
-    try:
-        app()
-    except TalkbenchError as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True)
-        sys.exit(error.exit_code)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    run(app)
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ def launched() -> int | None:
     return None if count is None else int(count)
 
 
+def is_first() -> bool:
+    """Return whether this process speaks and writes for all."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
 def local_device(device_type: str) -> torch.device:
     """Return this process's device: GPU number `LOCAL_RANK`, or the CPU.
 

@@ -34,7 +34,7 @@ from talkbench import atomic
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.ids import sha256_file
 
-from ..parallel.mesh import together
+from ..parallel.mesh import is_first, together
 from .conditions import Velocity
 from .config import TrainRecipe
 from .ema import Ema
@@ -106,7 +106,7 @@ def save(folder: Path, state: TrainState, step: int, keep_last: int) -> Path:
         _on_first(lambda: _commit(partial, final, _record(state, step, digests)))
         _on_first(lambda: _remove_all_but(folder, keep_last, step))
     except (OSError, TalkbenchError, CheckpointException) as error:
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if is_first():
             shutil.rmtree(partial, ignore_errors=True)
         raise PrerequisiteError(
             f"step {step} could not be saved in {folder}: {_reason(error)}. {_still_there(folder)} "
@@ -300,8 +300,7 @@ def _on_first(action: Callable[[], None]) -> None:
     if not dist.is_initialized():
         action()
         return
-    first = dist.get_rank() == 0
-    together(lambda: action() if first else None)
+    together(lambda: action() if is_first() else None)
 
 
 def _quietly(action: Callable[[], object]) -> None:

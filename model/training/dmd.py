@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from ..data.sample import Sample
+from ..flow import shifted
 from ..pipeline import Encoders
 from .conditions import Given, Velocity, given, precise, silence, windows
 from .config import DistillConfig, TrainRecipe
 from .draws import Draws, noise, require_same_on_all_ranks
-from .path import between, data_at, flow_loss, shifted
+from .path import between, data_at, flow_loss
 from .rollout import Rolled, distillation, num_draws, roll
 
 SMALLEST_NORMALISER = 1e-6

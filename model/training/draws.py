@@ -55,10 +55,6 @@ class Draws:
             raise ValueError(f"{name}: no whole number lies between {low} and {high}")
         return low + int(self.uniform(name) * (high - low + 1))
 
-    def chance(self, name: str, probability: float) -> bool:
-        """Return true in that share of all draws."""
-        return self.uniform(name) < probability
-
 
 def noise(
     seed: int,

@@ -5,17 +5,9 @@ Tensors may have any shape. t is 0 at the data and 1 at the noise: one for all, 
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from torch import Tensor
 
 Time = float | Tensor
-TimeT = TypeVar("TimeT", float, Tensor)
-
-
-def shifted(time: TimeT, shift: float) -> TimeT:
-    """Return a time in [0, 1] warped towards noise; a shift of 1 leaves it."""
-    return shift * time / (1 + (shift - 1) * time)
 
 
 def between(x0: Tensor, noise: Tensor, time: Time) -> Tensor:

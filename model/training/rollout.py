@@ -111,10 +111,13 @@ def roll(
         return [noise(chunk * len(sigmas) + number) for number in range(len(sigmas))]
 
     motion_CThw = sample.reference_CThw[:, :1].to(encoders.device, dtype)
+    if k > 1:
+        colors = color.statistics(_picture(sample, encoders), dtype)
     with torch.no_grad():
         for chunk in range(k - 1):
             clean_CThw = flow.sample(_by_step(field(chunk), sigmas), noises(chunk), motion_CThw, sigmas)
-            motion_CThw = _motion_after(clean_CThw, sample, encoders, strength, dtype)
+            tail_CFHW = color.correct(_tail(clean_CThw, encoders), colors, strength, dtype)
+            motion_CThw = encoders.encode(tail_CFHW).to(dtype)
     last = k - 1
     return Rolled(truncated(field(last), noises(last), motion_CThw, sigmas, exit_step, grad=grad), motion_CThw, last)
 
@@ -150,17 +153,14 @@ def _by_step(field: Field, sigmas: Sequence[float]) -> Callable[[Tensor, int], T
     return lambda x_CThw, step: field(x_CThw, sigmas[step])
 
 
-def _motion_after(
-    clean_CThw: Tensor, sample: Sample, encoders: Encoders, strength: float, dtype: torch.dtype
-) -> Tensor:
-    """Return the code of a chunk's last frames, as the next chunk is given it at inference."""
+def _tail(clean_CThw: Tensor, encoders: Encoders) -> Tensor:
+    """Return a chunk's last frames `[3, F, H, W]`, with which the next begins."""
     num_frames = encoders.recipe.stream.motion_frames
     tails = [video_CFHW[:, -num_frames:] for video_CFHW in encoders.decode(clean_CThw)]
-    tail_CFHW = torch.cat(tails, dim=1)[:, -num_frames:]
-    colors = color.statistics(_picture(sample, encoders), dtype)
-    return encoders.encode(color.correct(tail_CFHW, colors, strength, dtype)).to(dtype)
+    return torch.cat(tails, dim=1)[:, -num_frames:]
 
 
+@torch.no_grad()
 def _picture(sample: Sample, encoders: Encoders) -> Tensor:
     """Return the picture `[3, H, W]`; a sample holds its code only."""
     code_BCThw = sample.reference_CThw[None, :, :1].to(encoders.device)

@@ -12,10 +12,11 @@ from typing import Literal
 from torch import Tensor
 
 from ..data.sample import Sample
+from ..flow import shifted
 from .conditions import Velocity, given, precise, silence, windows
 from .config import SftConfig, TrainRecipe
 from .draws import Draws, noise
-from .path import between, flow_loss, shifted
+from .path import between, flow_loss
 
 Dropped = Literal["nothing", "text", "text and sound"]
 

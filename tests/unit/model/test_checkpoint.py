@@ -56,7 +56,7 @@ def test_written_weights_load_to_the_same_numbers_in_every_part(written: Path) -
 
 
 def test_a_checkpoint_in_several_shards_loads(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(initial, "SHARD_BYTES", 1_000_000)
+    monkeypatch.setattr(checkpoint, "SHARD_BYTES", 1_000_000)
     initial.write(TINY, tmp_path, seed=4)
     assert len(list(checkpoint.Files.below(tmp_path).model.glob("*.safetensors"))) > 2
     one, several = dit_of(written).state_dict(), dit_of(tmp_path).state_dict()

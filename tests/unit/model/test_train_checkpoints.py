@@ -13,12 +13,11 @@ import pytest
 import torch
 
 from model import initial
-from model.checkpoint import Files
+from model.checkpoint import Files, write_dit
 from model.parallel import shard
 from model.pipeline import build
 from model.training import checkpoints
 from model.training.ema import Ema
-from model.training.export import export
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from tests.unit.model import tiny_training as tiny
 from tests.unit.model import training_runs as runs
@@ -188,8 +187,8 @@ def test_keeping_no_checkpoint_is_refused(tmp_path: Path) -> None:
 def test_an_exported_generator_is_what_the_pipeline_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     initial.write(tiny.MODEL, tmp_path, seed=4)
     net = tiny.velocity(7)
-    monkeypatch.setattr("model.training.export.SHARD_BYTES", 20_000)
-    shards = export(net, Files.below(tmp_path).model, dtype=torch.float64)
+    monkeypatch.setattr("model.checkpoint.SHARD_BYTES", 20_000)
+    shards = write_dit(net.dit, Files.below(tmp_path).model, torch.float64)
     assert len(shards) > 2
     assert sorted(Files.below(tmp_path).model.glob("*.safetensors")) == sorted(shards)
     built = build(replace(tiny.MODEL, weights_seed=None), tmp_path)

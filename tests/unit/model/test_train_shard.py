@@ -15,12 +15,11 @@ import torch
 import torch.distributed as dist
 
 from model import initial
-from model.checkpoint import Files, load_dit
+from model.checkpoint import Files, load_dit, write_dit
 from model.dit import DiT
 from model.parallel import shard
 from model.training import checkpoints
 from model.training.conditions import Velocity
-from model.training.export import export
 from talkbench.errors import TalkbenchError
 from tests.unit.model import tiny_training as tiny
 from tests.unit.model import training_runs as runs
@@ -45,7 +44,7 @@ def member(rank: int, size: int, folder: Path) -> dict[str, Any]:
     resumed = runs.Run(recipe, mesh, seed=9)
     step = checkpoints.load(folder / "run", resumed.state)
     resumed.go(step, 3)
-    export(trained.net, folder / "exported", dtype=torch.float64)
+    write_dit(trained.net.dit, folder / "exported", torch.float64)
     weights = trained.weights
     with trained.state.averages["generator"].applied(trained.net):
         averages = trained.weights
@@ -247,7 +246,7 @@ def test_one_process_in_full_precision_needs_no_process_group() -> None:
 
 def test_a_network_on_the_meta_device_gets_memory_without_processes(tmp_path: Path) -> None:
     source = runs.velocity(seed=3)
-    export(source, Files.below(tmp_path).model, dtype=torch.float64)
+    write_dit(source.dit, Files.below(tmp_path).model, torch.float64)
     net = empty(runs.recipe(), None)
     shard.load_released(net, Files.below(tmp_path).model)
     assert runs.difference(dict(net.named_parameters()), dict(source.named_parameters())) == 0

@@ -52,11 +52,6 @@ def test_uniform_draws_fill_the_interval_evenly_and_are_not_alike_from_step_to_s
     assert abs(fmean((a - 0.5) * (b - 0.5) for a, b in pairwise(drawn))) < 0.005
 
 
-def test_a_chance_comes_true_in_its_share_of_draws() -> None:
-    assert fmean(Draws(0, step, 0).chance("drop", 0.05) for step in STEPS) == pytest.approx(0.05, abs=0.012)
-    assert not any(Draws(0, step, 0).chance("drop", 0.0) for step in STEPS)
-
-
 def test_an_empty_range_is_refused() -> None:
     with pytest.raises(ValueError, match="chunks: no whole number lies between 2 and 1"):
         Draws(0, 0, 0).integer("chunks", 2, 1)

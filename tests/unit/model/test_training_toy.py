@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from model import flow
 from model.config import SamplerConfig
+from model.flow import shifted
 from model.training import dmd
-from model.training.path import between, data_at, flow_loss, shifted
+from model.training.path import between, data_at, flow_loss
 from model.training.rollout import Field, truncated
 
 RADIUS, WIDTH, POINTS = 2.0, 0.15, 256
