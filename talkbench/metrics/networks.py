@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     Net = TypeVar("Net", bound=nn.Module)
+
+_MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_KEPT_BYTES = 1 << 30
 
 _loaded: dict[tuple[str, str, str, str], nn.Module] = {}
 
@@ -33,8 +39,25 @@ def load(context: Context, weight: str, build: Callable[[Path], Net], variant: s
 
     if context.threads is not None:
         torch.set_num_threads(context.threads)
+    if context.device == "cpu":
+        keep_freed_memory()
     file = context.weights[weight]
     key = (weight, file.sha256, context.device, variant)
     if key not in _loaded:
         _loaded[key] = build(file.path).to(context.device).eval().requires_grad_(False)
     return _loaded[key]  # type: ignore[return-value]
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Have this process give freed memory to its next tensor.
+
+    By default glibc returns large blocks to the system, which clears every page again for the next activation of the
+    same size: a tenth of the time of all networks on a CPU, a sixth of AMT-S's. Other C libraries are left as they are.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MALLOC_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_MALLOC_TRIM_THRESHOLD, _KEPT_BYTES)

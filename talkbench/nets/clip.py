@@ -2,7 +2,8 @@
 
 What is unusual about it:
 - matrices are the fp16 values of the released file even when everything is computed in fp32 (see `half_rounded`);
-- QuickGELU, x * sigmoid(1.702 x), and a norm before the first block.
+- QuickGELU, x * sigmoid(1.702 x), and a norm before the first block;
+- of the last block only the class token is used, so only that one is computed.
 
 Parameter names and shapes are those of the released archive `ViT-B-32.pt`, image part only (152 tensors;
 openai/CLIP d05afc4; Radford et al., Learning transferable visual models, 2021).
@@ -36,11 +37,14 @@ class Attention(nn.Module):
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return what every token gathers from all others."""
-        packed_BND = functional.linear(x_BND, self.in_proj_weight, self.in_proj_bias)
+    def forward(self, x_BND: Tensor, num_asking: int | None = None) -> Tensor:
+        """Return what the first `num_asking` tokens (by default every one) gather from all."""
+        width = x_BND.shape[-1]
+        weights, biases = self.in_proj_weight.split([width, 2 * width]), self.in_proj_bias.split([width, 2 * width])
+        query_BND = functional.linear(x_BND[:, :num_asking], weights[0], biases[0])
+        key_BND, value_BND = functional.linear(x_BND, weights[1], biases[1]).chunk(2, dim=-1)
         query_BAND, key_BAND, value_BAND = (
-            packed_BND.view(*x_BND.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            part_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part_BND in (query_BND, key_BND, value_BND)
         )
         mixed_BAND = functional.scaled_dot_product_attention(query_BAND, key_BAND, value_BAND)
         out_BND: Tensor = self.out_proj(mixed_BAND.transpose(1, 2).flatten(2))
@@ -72,9 +76,9 @@ class Block(nn.Module):
         self.mlp = Mlp(width)
         self.ln_2 = nn.LayerNorm(width)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return the tokens after the block."""
-        x_BND = x_BND + self.attn(self.ln_1(x_BND))
+    def forward(self, x_BND: Tensor, num_asking: int | None = None) -> Tensor:
+        """Return the first `num_asking` tokens (by default every one) after the block."""
+        x_BND = x_BND[:, :num_asking] + self.attn(self.ln_1(x_BND), num_asking)
         out_BND: Tensor = x_BND + self.mlp(self.ln_2(x_BND))
         return out_BND
 
@@ -87,9 +91,12 @@ class Transformer(nn.Module):
         self.resblocks = nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
 
     def forward(self, x_BND: Tensor) -> Tensor:
-        """Return the tokens after all blocks."""
-        out_BND: Tensor = self.resblocks(x_BND)
-        return out_BND
+        """Return the class token after all blocks, [B, 1, D]."""
+        *before, last = self.resblocks
+        for block in before:
+            x_BND = block(x_BND)
+        first_B1D: Tensor = last(x_BND, num_asking=1)
+        return first_B1D
 
 
 class VisionTransformer(nn.Module):
@@ -110,8 +117,8 @@ class VisionTransformer(nn.Module):
         patches_BND = self.conv1(pictures_BCHW).flatten(2).transpose(1, 2)
         first_B1D = self.class_embedding.expand(len(pictures_BCHW), 1, -1)
         tokens_BND = torch.cat([first_B1D, patches_BND], dim=1) + self.positional_embedding
-        tokens_BND = self.transformer(self.ln_pre(tokens_BND))
-        features_BD: Tensor = self.ln_post(tokens_BND[:, 0]) @ self.proj
+        first_B1D = self.transformer(self.ln_pre(tokens_BND))
+        features_BD: Tensor = self.ln_post(first_B1D[:, 0]) @ self.proj
         return features_BD
 
 

@@ -4,7 +4,8 @@ What is unusual about it:
 - pictures keep their shape, so position embeddings are resized for nearly every clip. The target grid is handed to the
   interpolation as scale factors that are 0.1 patches too large; even an axis that keeps its length is resampled.
   transformers' and timm's ViT do not do this and give other numbers;
-- rows and columns beyond the last whole patch are dropped.
+- rows and columns beyond the last whole patch are dropped;
+- of the last block only the class token is used, so only that one is computed: 7 % less work, the same number.
 
 Parameter names and shapes are those of the released file `dino_vitbase16_pretrain.pth` (150 tensors;
 facebookresearch/dino 7c446df; Caron et al., Emerging properties in self-supervised vision transformers, 2021).
@@ -32,10 +33,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return what every token gathers from all others."""
+    def forward(self, x_BND: Tensor, num_asking: int | None = None) -> Tensor:
+        """Return what the first `num_asking` tokens (by default every one) gather from all."""
+        width = x_BND.shape[-1]
+        weights, biases = self.qkv.weight.split([width, 2 * width]), self.qkv.bias.split([width, 2 * width])
+        query_BND = functional.linear(x_BND[:, :num_asking], weights[0], biases[0])
+        key_BND, value_BND = functional.linear(x_BND, weights[1], biases[1]).chunk(2, dim=-1)
         query_BAND, key_BAND, value_BAND = (
-            self.qkv(x_BND).view(*x_BND.shape[:2], 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+            part_BND.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part_BND in (query_BND, key_BND, value_BND)
         )
         mixed_BAND = functional.scaled_dot_product_attention(query_BAND, key_BAND, value_BAND)
         out_BND: Tensor = self.proj(mixed_BAND.transpose(1, 2).flatten(2))
@@ -66,9 +71,9 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = Mlp(width, 4 * width)
 
-    def forward(self, x_BND: Tensor) -> Tensor:
-        """Return the tokens after the block."""
-        x_BND = x_BND + self.attn(self.norm1(x_BND))
+    def forward(self, x_BND: Tensor, num_asking: int | None = None) -> Tensor:
+        """Return the first `num_asking` tokens (by default every one) after the block."""
+        x_BND = x_BND[:, :num_asking] + self.attn(self.norm1(x_BND), num_asking)
         out_BND: Tensor = x_BND + self.mlp(self.norm2(x_BND))
         return out_BND
 
@@ -135,5 +140,8 @@ class DinoViT(nn.Module):
         patches_BND = tokens_BDHW.flatten(2).transpose(1, 2) + positions_1ND
         first_1ND = self.cls_token + self.pos_embed[:, :1]
         tokens_BND = torch.cat([first_1ND.expand(len(pictures_BCHW), -1, -1), patches_BND], dim=1)
-        features_BD: Tensor = self.norm(self.blocks(tokens_BND)[:, 0])
+        *before, last = self.blocks
+        for block in before:
+            tokens_BND = block(tokens_BND)
+        features_BD: Tensor = self.norm(last(tokens_BND, num_asking=1)[:, 0])
         return features_BD
