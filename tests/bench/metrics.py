@@ -1,7 +1,11 @@
 """`make bench-metrics`: network metrics against the official packages, same clips and weights, ratios in one run.
 
     python -m tests.bench.metrics                             # 4 s against the official code, minutes on two cores
-    python -m tests.bench.metrics --seconds 10 --ours 60,300  # longer, and ours alone for the growth of memory
+    python -m tests.bench.metrics --seconds 10                # longer
+    python -m tests.bench.metrics --growth 60,600             # memory of ours alone as clips grow, an hour
+
+What grows with a clip's length does not depend on its size: `--growth` takes small pictures, and leaves out `subject`,
+which differs from `background` in its network alone.
 
 Weights are random ones in the official formats: arithmetic and memory do not depend on their values. The official
 packages run in the environments of `talkbench calibrate`; `--python` names one that has all of them. Every measurement
@@ -39,6 +43,8 @@ DIMENSIONS = {
     "smoothness": "motion_smoothness",
     "flicker": "temporal_flickering",
 }
+GROWING = "flicker+background+smoothness+sync"
+GROWING_SIDE_PX = 128
 FILES = {
     "subject": ("dino_vitbase16_pretrain.pth",),
     "background": ("ViT-B-32.pt",),
@@ -87,7 +93,7 @@ def matrix_rate() -> float:
 def line(metric: str, clip: Path, seconds: int, weights: Path, precision: str) -> dict[str, object]:
     """Measure ours on a clip."""
     ours = measure("score-weights", clip, metric, weights, precision)
-    names = list(FILES) if metric == "all" else [metric]
+    names = list(FILES) if metric == "all" else metric.split("+")
     megabytes = sum((weights / file).stat().st_size for name in names for file in FILES.get(name, ())) / 1e6
     return {
         "metric": metric if precision == "fp32" else f"{metric}, {precision}",
@@ -103,10 +109,13 @@ def main() -> None:
     parser.add_argument(
         "--seconds", default="4", help="lengths at which both sides are measured; sync needs more than 2"
     )
-    parser.add_argument("--ours", default="", help="lengths at which only our side is measured")
+    parser.add_argument("--growth", help="lengths at which the memory of our side alone is measured, and nothing else")
     parser.add_argument("--python", type=Path, help="interpreter that has the official packages")
     options = parser.parse_args()
     console = Console(width=None if sys.stdout.isatty() else 150)
+    if options.growth:
+        grow([int(part) for part in options.growth.split(",")], console)
+        return
     pythons = {name: interpreter(name, options.python, Logged()) for name in ("vbench", "syncnet")}
     rate = matrix_rate()
     lines: list[dict[str, object]] = []
@@ -137,18 +146,31 @@ def main() -> None:
                 found["official / ours"] = together["official"] / float(str(found["ours s"]))
                 found["floor s"] = sum(GIGA_PER_FRAME.values()) * 25 * seconds / rate
                 lines.append(found)
-        for seconds in [int(part) for part in options.ours.split(",") if part]:
-            clip = folder / f"{seconds}s.mp4"
-            measure("make-face-clip", clip, seconds)
-            lines.append(line("all", clip, seconds, weights, "fp32"))
     show("Network metrics against the official packages", lines, console)
-    result: dict[str, object] = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "provenance": describe(),
-        "matrix_gigaoperations_per_second": rate,
-        "lines": lines,
-    }
-    save(result, "metrics-", console)
+    save(_dated({"matrix_gigaoperations_per_second": rate, "lines": lines}), "metrics-", console)
+
+
+def grow(lengths: list[int], console: Console) -> None:
+    """Measure the peak memory of our pass over clips of growing length."""
+    lines: list[dict[str, object]] = []
+    with tempfile.TemporaryDirectory() as name:
+        weights = Path(name) / "weights"
+        write_random_weights(weights, ["clip", "amt"])
+        write_sync_weights(weights)
+        for seconds in lengths:
+            clip = Path(name) / f"{seconds}s.mp4"
+            measure("make-face-clip", clip, seconds, GROWING_SIDE_PX, GROWING_SIDE_PX)
+            found = line(GROWING, clip, seconds, weights, "fp32")
+            found["of the first"] = float(str(found["ours peak MB"])) / float(
+                str((lines or [found])[0]["ours peak MB"])
+            )
+            lines.append(found)
+    show("Peak memory as clips grow", lines, console)
+    save(_dated({"lines": lines}), "metrics-growth-", console)
+
+
+def _dated(result: dict[str, object]) -> dict[str, object]:
+    return {"date": datetime.now(UTC).isoformat(timespec="seconds"), "provenance": describe(), **result}
 
 
 if __name__ == "__main__":

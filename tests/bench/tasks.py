@@ -58,12 +58,12 @@ def make_clip(path: Path, seconds: int) -> None:
             shift = [ends[index] - first[index] for index in range(len(streams))]
 
 
-def make_face_clip(path: Path, seconds: int) -> None:
-    """Draw a talking person of talkbench-mini at 720x416, with speech."""
+def make_face_clip(path: Path, seconds: int, width: int = WIDTH, height: int = HEIGHT) -> None:
+    """Draw a talking person of talkbench-mini, with speech."""
     from talkbench.media.encode import Encoding, write_clip
     from talkbench.mini.suite import Performance, mini_suite
 
-    suite = mini_suite(num_short=0, num_long=1, long_seconds=max(60, seconds), height=HEIGHT, width=WIDTH)
+    suite = mini_suite(num_short=0, num_long=1, long_seconds=max(60, seconds), height=height, width=width)
     performance = Performance(suite.items[0].model_copy(update={"duration_seconds": float(seconds)}))
     write_clip(
         path,
@@ -99,14 +99,14 @@ def score(clip: Path, names: str) -> dict[str, float]:
 
 
 def score_weights(clip: Path, names: str, weights: Path, precision: str) -> dict[str, float]:
-    """Our pass with networks over a clip, weights read from disk; `all` is all of them at once."""
+    """Our pass with networks over a clip, weights read from disk; `all` is all of them at once, `a+b` are both."""
     from talkbench.manifests.load import FOLDER
     from talkbench.metrics.base import RUNNERS, Context
     from talkbench.metrics.score import Metric, score_clip
     from talkbench.systems.scan import _record
     from talkbench.weights import store
 
-    chosen = ["flicker", "subject", "background", "smoothness", "sync"] if names == "all" else [names]
+    chosen = ["flicker", "subject", "background", "smoothness", "sync"] if names == "all" else names.split("+")
     metrics = []
     for name in chosen:
         runner = RUNNERS.get(name)
@@ -163,7 +163,7 @@ def main() -> None:
         make_clip(paths[0], int(arguments[1]))
         result: dict[str, float] = {}
     elif task == "make-face-clip":
-        make_face_clip(paths[0], int(arguments[1]))
+        make_face_clip(paths[0], *map(int, arguments[1:]))
         result = {}
     elif task == "score-weights":
         result = score_weights(paths[0], arguments[1], paths[2], arguments[3])

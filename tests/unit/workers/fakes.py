@@ -57,7 +57,7 @@ def is_running(pid: int) -> bool:
     return False
 
 
-def gone(pids: list[int], seconds: float = 3.0) -> bool:
+def gone(pids: list[int], seconds: float = 15.0) -> bool:
     """Return whether all processes are gone within some seconds."""
     end = time.monotonic() + seconds
     while any(is_running(pid) for pid in pids):

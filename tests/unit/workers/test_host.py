@@ -212,7 +212,7 @@ def test_a_worker_ends_by_itself_when_the_host_is_killed(clip: Path, tmp_path: P
         finally:
             os._exit(0)
     log = tmp_path / "worker.log"
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not (log.is_file() and "pid " in log.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
     pid = int(log.read_text().rpartition("pid ")[2].split()[0])
