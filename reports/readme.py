@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from talkbench.atomic import write_text
+from talkbench.cli.console import guarded
 from talkbench.errors import TalkbenchError
 from talkbench.store.run import Run
 
@@ -32,5 +35,13 @@ def insert(run: Run, readme: Path) -> None:
     write_text(readme, f"{text[:start]}{head}\n{table}\n{note}{text[end:]}")
 
 
+def main(
+    run: Annotated[Path, typer.Argument(help="Run folder, such as that of `make demo`: runs/demo.")],
+    readme: Annotated[Path, typer.Argument(help="File with the marks.")],
+) -> None:
+    """Put a run's Table 1 between the marks in a README."""
+    insert(Run(run), readme)
+
+
 if __name__ == "__main__":
-    insert(Run(Path(sys.argv[1])), Path(sys.argv[2]))
+    guarded(lambda: typer.run(main))

@@ -20,6 +20,10 @@ def compare(
     """Compare two systems on the clips they share: paired differences, intervals, Holm-corrected p-values.
 
     Clips of one identity count together. With few identities no small p-value is possible; the table says so.
+
+    talkbench compare runs/a ours theirs
+
+    talkbench compare runs/a ours theirs --output sync.confidence --output vbench.subject_consistency --json
     """
     from rich.markup import escape
     from rich.table import Table

@@ -16,7 +16,10 @@ def export(
         Path | None, typer.Option("--out", "-o", help="Folder for the files; the run folder by default.")
     ] = None,
 ) -> None:
-    """Write a run's rows, one line per clip and output, as Parquet or CSV."""
+    """Write a run's rows, one line per clip and output, as Parquet or CSV.
+
+    talkbench export runs/a --parquet --csv --out tables
+    """
     from talkbench import api
     from talkbench.cli import console
 

@@ -13,7 +13,12 @@ def status(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what is done, failed, unscorable and missing, per system and metric, and the next command."""
+    """Show what is done, failed, unscorable and missing, per system and metric, and the next command.
+
+    talkbench status runs/a
+
+    talkbench status runs/a --json | jq .skipped
+    """
     from rich.table import Table
 
     from talkbench import api
