@@ -40,6 +40,7 @@ HERE = Path(__file__).resolve().parent
 _TOKEN = "TALKBENCH_ATTEMPT"  # noqa: S105 - the name of a variable
 _NOTE_SECONDS = 5.0
 _POLL_SECONDS = 0.02
+_KILL_SECONDS = 20.0
 _LAST_READS = 64
 _KEPT_LINES = 60
 _COMPARED_SECONDS = 30
@@ -103,9 +104,10 @@ class Plan(NamedTuple):
 
     Attributes:
         argv: The official command line. It is run in `work/`, a folder full of links to the checkout.
-        output: Where its clip lies afterwards, as a pattern relative to the scratch folder.
+        output: Where its clip lies afterwards, as a pattern relative to the scratch folder. A folder of `work/` that
+            it begins with is the attempt's own, whatever the checkout has there.
         env: Variables besides the inherited ones.
-        links: Name in `work/` -> what it stands for, besides the checkout.
+        links: Name in `work/` -> what it stands for, instead of what the checkout has in the folder it begins with.
         files: Name in the scratch folder -> text, written first.
         copies: Name in the scratch folder -> file, copied first.
         prepare: Commands run before, in the scratch folder.
@@ -327,6 +329,7 @@ class _Attempt:
 
     def __init__(self, plan: Plan, scratch: Path, report: Any) -> None:
         self._plan = plan
+        self._scratch = scratch
         self._work = scratch / "work"
         self._report = report
         self._token = secrets.token_hex(16)
@@ -343,7 +346,8 @@ class _Attempt:
             AttemptFailedError: If it says that it failed.
         """
         kept = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-        environment = {**kept, "PYTHONPATH": str(self._work), **self._plan.env, _TOKEN: self._token}
+        own = {"PYTHONPATH": str(self._work), "TMPDIR": str(self._scratch)}
+        environment = {**kept, **own, **self._plan.env, _TOKEN: self._token}
         guard = subprocess.Popen(
             [sys.executable, "-S", str(HERE / "common.py"), self._token],
             stdin=subprocess.PIPE, start_new_session=True,
@@ -438,7 +442,11 @@ def _lay_out(plan: Plan, scratch: Path, places: Places) -> None:
     """Make the private working folder: links to the checkout, so that what the system writes beside itself is ours."""
     work = scratch / "work"
     work.mkdir()
-    links = {entry.name: str(entry) for entry in Path(places.source).iterdir() if entry.name != ".git"}
+    # Through a link to them we would write into the user's checkout, and take the clip of another run for this one's.
+    own = {".git", *(Path(name).parts[0] for name in plan.links)}
+    if plan.output.startswith("work/"):
+        own.add(Path(plan.output).parts[1])
+    links = {entry.name: str(entry) for entry in Path(places.source).iterdir() if entry.name not in own}
     for name, target in {**links, **plan.links}.items():
         link = work / name
         link.parent.mkdir(parents=True, exist_ok=True)
@@ -537,12 +545,19 @@ def _versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def _guard(token: str) -> None:
-    """Wait until the worker closes our stdin, by will or by death; then end all that carries the token."""
+    """Wait until the worker closes our stdin, by will or by death; then end all that carries the token.
+
+    What hangs in the kernel (a dead disk, a lost GPU) no signal ends: it is named, and left.
+    """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.stdin.read()
+    end = time.monotonic() + _KILL_SECONDS
     while True:
         pids = _carrying(f"{_TOKEN}={token}".encode())
         if not pids:
+            return
+        if time.monotonic() > end:
+            sys.stderr.write("processes that do not end, even by kill -9: {}\n".format(", ".join(map(str, pids))))
             return
         for pid in pids:
             try:

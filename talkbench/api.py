@@ -167,8 +167,8 @@ def generate(
         items: Patterns of item ids, such as ``mini-s*``; all by default.
         weights_dir: Folder with the weight folders of systems that need any.
         jobs: Workers at once; by default one per core (known-answer systems), as many as there are groups of GPUs, or
-            one (other systems without GPUs).
-        gpus: GPUs to use of this machine; by default every visible one.
+            one (other systems without GPUs). Not with `slurm`, whose ``shares=N`` says how many jobs there are.
+        gpus: GPUs to use of this machine; by default every visible one. Not with `ray` or `slurm`.
         ray: Ray cluster whose machines generate: ``auto``, ``local`` or ``HOST:PORT``. All must see the run folder, the
             items' files and the weights under the same paths.
         slurm: Submit Slurm jobs with these options (``KEY=VALUE,...``, submitit's names) and wait for them.
@@ -231,6 +231,7 @@ def run(
     systems: Sequence[str],
     out: PathLike,
     *,
+    items: Sequence[str] = (),
     metrics: Sequence[str] = ("all",),
     params: dict[str, dict[str, Any]] | None = None,
     weights_dir: PathLike | None = None,
@@ -247,14 +248,16 @@ def run(
 ) -> Summary:
     """Generate, then score: both stages resume on their own, and both run over a Ray cluster if one is given.
 
-    Slurm jobs only generate; `rerun` means clips in the first stage and rows in the second.
+    Slurm jobs only generate, and `jobs` is then about scoring alone; `rerun` means clips in the first stage and rows in
+    the second.
     """
     made = generate(
         suite,
         systems,
         out,
+        items=items,
         weights_dir=weights_dir,
-        jobs=jobs,
+        jobs=jobs if slurm is None else None,
         gpus=gpus,
         ray=ray,
         slurm=slurm,
@@ -265,6 +268,7 @@ def run(
     )
     scored = score(
         made.run,
+        items=items,
         metrics=metrics,
         params=params,
         weights_dir=weights_dir,
@@ -283,6 +287,7 @@ def plan(
     systems: Sequence[str],
     out: PathLike,
     *,
+    items: Sequence[str] = (),
     metrics: Sequence[str] = ("all",),
     weights_dir: PathLike | None = None,
     jobs: int | None = None,
@@ -297,10 +302,12 @@ def plan(
     """
     chosen = select(systems)
     wanted = manifests.load(suite) if isinstance(suite, str) else suite
+    if items and wanted.items is None:
+        raise TalkbenchError(f"items {', '.join(items)}: the list of {wanted.id} is not frozen, so it has none yet.")
     here = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None)
     machine = here.imagined(gpus)
     found = forecasting.forecast(
-        wanted, chosen, Path(out), machine, here=here, rerun=rerun, encode=encode, num_workers=jobs
+        wanted, chosen, Path(out), machine, here=here, patterns=items, rerun=rerun, encode=encode, num_workers=jobs
     )
     hours = [each.gpu_hours for each in found]
     return {
@@ -565,6 +572,14 @@ def _where(
 ) -> generation.Where:
     if ray is not None and options is not None:
         raise TalkbenchError("--ray and --slurm: clips are made over one or the other.")
+    if gpus is not None and options is not None:
+        raise TalkbenchError("--gpus is about this machine; with --slurm, give gpus_per_node=N among its options.")
+    if gpus is not None and ray is not None:
+        raise TalkbenchError(
+            "--gpus is about this machine; with --ray, all GPUs of the cluster are used: leave it out."
+        )
+    if jobs is not None and options is not None:
+        raise TalkbenchError("--jobs is about this machine; with --slurm, give shares=N jobs among its options.")
     if ray is not None:
         ray_cluster.refuse_unknown(ray)
     machine = Machine.this(weights_dir=Path(weights_dir) if weights_dir else None, num_gpus=gpus)

@@ -91,6 +91,11 @@ def visible_gpus(num_installed: int) -> list[str]:
     return [name.strip() for name in chosen.split(",") if name.strip()][:num_installed]
 
 
+def weights_folder() -> Path:
+    """Return where weights are looked for unless a command names another folder; absolute."""
+    return (cache_folder() / "weights").expanduser().resolve()
+
+
 def cache_folder() -> Path:
     """Return where generated assets and fetched weights are kept: `TALKBENCH_CACHE`, or the user's cache folder."""
     chosen = os.environ.get("TALKBENCH_CACHE")

@@ -95,7 +95,7 @@ class Item(Record):
     tags: tuple[str, ...] = ()
     licence: str = "unknown"
     seed: int = 0
-    text: str | None = None
+    text: str | None = Field(default=None, description="Prompt for systems that want words; not what is said.")
     image: Asset | None = None
     audio: Asset | None = None
     generator: dict[str, Any] | None = Field(default=None, description="How to make the assets, for synthetic suites.")

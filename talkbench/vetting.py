@@ -16,11 +16,10 @@ import numpy as np
 
 from talkbench import atomic
 from talkbench.data import acceptance, placing, reference
-from talkbench.data.folder import Build, read_lines
-from talkbench.data.manifest import Availability, Checked, Measured, Selected, line
-from talkbench.data.placing import Key
+from talkbench.data.folder import Build
+from talkbench.data.manifest import Checked, Measured, Selected, line
 from talkbench.data.reference import Box
-from talkbench.data.snapshot import checked, load_checked, load_selection, media_digest, pieces
+from talkbench.data.snapshot import frozen, load_attempts, load_checked, load_selection, media_digest, pieces
 from talkbench.errors import PrerequisiteError, TalkbenchError, Unscorable
 from talkbench.ids import sha256_file
 from talkbench.media import probe
@@ -116,13 +115,9 @@ def _check(build: Build, networks: _Networks, progress: Progress) -> CheckReport
 
 def _wanted(build: Build) -> list[Selected]:
     """Return the clips that fill the slots as far as is known: after the freeze those of the snapshot."""
-    settled: dict[Key, bool] = {}
-    path = build.snapshot if build.snapshot.is_file() else build.attempts
-    for record in read_lines(path, "talkbench data fetch"):
-        if "status" in record:
-            state = checked(Availability, record, path)
-            settled[state.tier, state.dataset, state.clip_id] = state.status == "available"
-    placed = placing.place(load_selection(build), settled)
+    selection = load_selection(build)
+    states = frozen(build, selection) if build.snapshot.is_file() else load_attempts(build, selection)
+    placed = placing.place(selection, {key: state.status == "available" for key, state in states.items()})
     return [each.entry for each in placed if each.entry is not None]
 
 

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from talkbench.data.folder import DEFAULT
+from talkbench.data.protocol import SEED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -17,8 +20,6 @@ app = typer.Typer(
 )
 _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 _Out = Annotated[Path, typer.Option("--out", help="Build folder; every stage keeps its files there.")]
-_DEFAULT = Path("runs/talkbench-data")
-_SEED = 20251230
 
 
 @app.command()
@@ -30,7 +31,7 @@ def index(
         Path | None,
         typer.Option(help="JSON lines of estimated labels for SpeakerVid and HDTF clips (clip_id, gender, ...)."),
     ] = None,
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Read the source sets' metadata into one table of candidates; goes on where an earlier run ended."""
@@ -58,11 +59,11 @@ def index(
 
 @app.command()
 def select(
-    seed: Annotated[int, typer.Option(help="Enters every rank.")] = _SEED,
+    seed: Annotated[int, typer.Option(help="Enters every rank.")] = SEED,
     adults: Annotated[
         Path | None, typer.Option(help="Person keys labelled 0-19 whom a public source shows to be adults, one a line.")
     ] = None,
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Choose samples and reserve by the protocol, and write what trainers must leave out."""
@@ -101,7 +102,7 @@ def fetch(
         Path | None, typer.Option(help="JSON lines (dataset, clip_id, reason) of clips refused by other measurements.")
     ] = None,
     freeze: Annotated[bool, typer.Option("--freeze", help="Count what may still come as unavailable.")] = False,
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Fetch what was selected and freeze what was found; afterwards bring back what is missing, replacing nothing."""
@@ -144,7 +145,7 @@ def check(
         bool, typer.Option("--allow-unverified", help="Accept weight files that no published digest vouches for.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1.")] = "cpu",
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Let networks look at what was fetched (faces, lip sync) and write down what they measure, once per file."""
@@ -178,7 +179,7 @@ def schema() -> None:
 @app.command()
 def render(
     version: Annotated[str, typer.Option(help="Version to write, major.minor.patch.")] = "1.0.0",
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Make pictures, sound and manifest from the frozen snapshot; the same bytes on every run."""
@@ -202,7 +203,7 @@ def render(
 @app.command()
 def verify(
     name: Annotated[str, typer.Argument(help="short.v1, long.v1, a version, or the folder of one.")],
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Check a version: schema, digests, lengths, uniqueness, strata; show what is missing as coverage."""
@@ -230,7 +231,7 @@ def check_overlap(
     exclusions: Annotated[
         Path | None, typer.Option(help="An exclusions.json.", show_default="that of the build folder")
     ] = None,
-    out: _Out = _DEFAULT,
+    out: _Out = DEFAULT,
     json: _Json = False,
 ) -> None:
     """Say whether a training list shares clips, source videos or persons with TalkBench; leave with 3 if it does."""

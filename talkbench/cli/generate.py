@@ -23,7 +23,12 @@ Systems = Annotated[
     ),
 ]
 WeightsDir = Annotated[Path | None, typer.Option(help="Folder with the weight folders that systems name.")]
-Gpus = Annotated[int | None, typer.Option(min=0, help="GPUs to generate with; every visible one by default.")]
+Items = Annotated[
+    list[str] | None, typer.Option(help="Only items whose id matches, such as 'mini-s0*'. Repeat for several.")
+]
+Gpus = Annotated[
+    int | None, typer.Option(min=0, help="GPUs of this machine to generate with; every visible one by default.")
+]
 Rerun = Annotated[
     Literal["missing", "failed", "all", "none"] | None,
     typer.Option(
@@ -59,16 +64,14 @@ LongSeconds = Annotated[float | None, typer.Option(help="Mini only: length of lo
 
 
 def generate(
-    suite: Annotated[str, typer.Argument(help="Suite to make clips for: mini, or the path of a .jsonl of items.")],
+    suite: Annotated[str, typer.Argument(help="mini, open, or the path of a .jsonl of items.")],
     system: Systems,
     out: Annotated[Path, typer.Option("--out", "-o", help="Run folder; clips land in OUT/clips/SYSTEM/ITEM.mp4.")],
     size: Size = None,
     num_short: NumShort = None,
     num_long: NumLong = None,
     long_seconds: LongSeconds = None,
-    items: Annotated[
-        list[str] | None, typer.Option(help="Only items whose id matches, such as 'mini-s0*'. Repeat for several.")
-    ] = None,
+    items: Items = None,
     weights_dir: WeightsDir = None,
     gpus: Gpus = None,
     jobs: Annotated[

@@ -7,20 +7,27 @@ from typing import Annotated, Literal
 
 import typer
 
-from talkbench.cli.generate import Encode, Gpus, LongSeconds, NumLong, NumShort, Retries, Size, Slurm, suite_of
-from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics, WeightsDir
+from talkbench.cli.generate import Encode, Gpus, Items, LongSeconds, NumLong, NumShort, Retries, Size, Slurm, suite_of
+from talkbench.cli.score import AllowUnverified, Config, Device, Jobs, Metrics
 
 
 def run(
-    suite: Annotated[str | None, typer.Argument(help="Suite name, such as mini.")] = None,
+    suite: Annotated[str | None, typer.Argument(help="mini, open, or the path of a .jsonl of items.")] = None,
     system: Annotated[
         list[str] | None, typer.Option("--system", "-s", help="Systems; `known` for all known-answer systems.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder; created, or continued.", show_default="runs/SUITE")
     ] = None,
+    items: Items = None,
     metric: Metrics = None,
-    weights_dir: WeightsDir = None,
+    weights_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with the metrics' weight files and the systems' weight folders; the cache by default "
+            "(`talkbench doctor` names it)."
+        ),
+    ] = None,
     allow_unverified: AllowUnverified = None,
     device: Device = None,
     size: Size = None,
@@ -63,6 +70,7 @@ def run(
         suite=suite,
         systems=system,
         out=str(out) if out else None,
+        items=items,
         metrics=metric,
         weights_dir=str(weights_dir) if weights_dir else None,
         allow_unverified=allow_unverified,
@@ -80,11 +88,17 @@ def run(
     folder = options.out or str(Path("runs") / Path(options.suite).name.removesuffix(".jsonl"))
     chosen = suite_of(options.suite, size, num_short, num_long, long_seconds)
     if dry_run:
+        for name in ("ray", "slurm"):
+            if getattr(options, name) is not None:
+                raise TalkbenchError(
+                    f"--dry-run plans for this machine: leave out --{name}, and give --gpus N for the GPUs of another."
+                )
         show(
             api.plan(
                 chosen,
                 options.systems,
                 folder,
+                items=options.items,
                 metrics=options.metrics,
                 weights_dir=options.weights_dir,
                 jobs=options.jobs,
@@ -99,6 +113,7 @@ def run(
         chosen,
         options.systems,
         folder,
+        items=options.items,
         metrics=options.metrics,
         params=options.params,
         weights_dir=options.weights_dir,

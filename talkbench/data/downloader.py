@@ -1,4 +1,7 @@
-"""yt-dlp (with ffmpeg) as a program of the user's: argument lists, a time limit, and failures with a meaning."""
+"""yt-dlp (with ffmpeg) as a program of the user's: argument lists, a time limit, and failures with a meaning.
+
+Should we be killed, it ends with us (`talkbench.workers.orphans`): it would write into the folder of the next run.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from talkbench.errors import PrerequisiteError
+from talkbench.workers import orphans
 
 MIN_HEIGHT_PX, MAX_HEIGHT_PX = 720, 1080
 TIMEOUT_SECONDS = 1800.0
@@ -93,6 +97,7 @@ class Downloader:
             process = subprocess.Popen(  # noqa: S603 - an argument list; the program is the user's choice
                 self.command(source_key, start, end, work),
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+                env=orphans.environment(),
             )  # fmt: skip
             try:
                 code = process.wait(self.timeout_seconds)

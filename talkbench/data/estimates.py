@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,8 +38,14 @@ def guessed(estimates: Mapping[str, Any]) -> Guess:
     )
 
 
-def read_estimates(path: Path, reasons: dict[str, int]) -> dict[str, dict[str, Any]]:
-    """Return the estimated labels of clips from JSON lines with `clip_id`; a clip with two different lines has none."""
+def read_estimates(path: Path, reasons: dict[str, int], wanted: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the estimated labels of clips from JSON lines with `clip_id`; a clip with two different lines has none.
+
+    Args:
+        path: The file; it may speak of all the millions of clips of a set.
+        reasons: Counts the lines that cannot be used.
+        wanted: Names of the clips that can be chosen; lines of others are passed over, so memory does not grow.
+    """
     found: dict[str, dict[str, Any]] = {}
     contradictory = set()
     for element in elements_of(path):
@@ -48,6 +54,8 @@ def read_estimates(path: Path, reasons: dict[str, int]) -> dict[str, dict[str, A
             reason = element.reason
         elif not isinstance(element, dict) or not isinstance(element.get("clip_id"), str):
             reason = "missing:clip_id"
+        elif element["clip_id"] not in wanted:
+            continue
         elif found.setdefault(element["clip_id"], element) != element:
             reason = "contradictory-id"
             contradictory.add(element["clip_id"])

@@ -24,7 +24,7 @@ from talkbench.errors import TalkbenchError
 SCHEMA = "talkbench/exclusions/1"
 MAX_EXAMPLES = 20
 _VIDEO_IN_NAME = re.compile(r"^([A-Za-z0-9_-]{11})_full_video_")
-_COLUMNS = ("dataset", "clip_id", "person_key", "source_key", "start", "end", "orientation")
+_COLUMNS = ("dataset", "split", "clip_id", "person_key", "source_key", "start", "end", "orientation")
 
 
 def related(table: Path, chosen: Sequence[Selected]) -> list[dict[str, Any]]:

@@ -23,10 +23,20 @@ from talkbench.data.folder import Build, read_lines
 from talkbench.data.hosted import Host
 from talkbench.data.manifest import Availability, Selected, line
 from talkbench.data.placing import Key
-from talkbench.data.snapshot import checked, frozen, load_checked, load_selection, media_digest, pieces, sections
+from talkbench.data.snapshot import (
+    frozen,
+    load_attempts,
+    load_checked,
+    load_selection,
+    media_digest,
+    pieces,
+    sections,
+    sections_digest,
+)
 from talkbench.errors import TalkbenchError
 from talkbench.ids import sha256_file
 from talkbench.progress import Progress, Silent
+from talkbench.workers import orphans
 
 UNCHECKED = "unchecked"
 """Why a clip waits that networks have not looked at yet."""
@@ -73,13 +83,16 @@ def fetch(
         progress: Told about every clip.
 
     Raises:
-        PrerequisiteError: If a program is missing or the disk is full.
+        PrerequisiteError: If a program or the host's folder is missing, or the disk is full.
         TalkbenchError: If there is no selection, or another process is fetching into the same folder.
     """
     downloader.require()
+    if host is not None:
+        host.require()
     with atomic.lock(build.attempts.with_suffix(".lock"), wait=False) as free:
         if not free:
             raise TalkbenchError(f"another process is fetching into {build.root}; run this again after it.")
+        orphans.reap()
         work = _Fetch(build, downloader, host, day, rejected or {}, progress or Silent(), checks=checks)
         return work.restore() if build.snapshot.is_file() else work.run(freeze=freeze)
 
@@ -125,7 +138,7 @@ class _Fetch:
         """Settle slot after slot, reserve entries included, until nothing changes."""
         log = atomic.AppendFile(self._build.attempts)
         try:
-            self._recall()
+            self._settled = load_attempts(self._build, self._selection)
             tried: set[Key] = set()
             while todo := [entry for entry in self._wanted() if placing.key(entry) not in tried | self._settled.keys()]:
                 self._progress.start("fetch", len(todo))
@@ -167,13 +180,6 @@ class _Fetch:
             return None
         path.replace(path.with_suffix(".changed.mkv"))
         return "changed-hash"
-
-    def _recall(self) -> None:
-        """Take over what earlier runs settled."""
-        for record in read_lines(self._build.attempts, "talkbench data fetch"):
-            if "status" in record:
-                state = checked(Availability, record, self._build.attempts)
-                self._settled[state.tier, state.dataset, state.clip_id] = state
 
     def _wanted(self) -> list[Selected]:
         usable = {key: state.status == "available" for key, state in self._settled.items()}
@@ -246,6 +252,7 @@ class _Fetch:
             dataset=entry.dataset,
             clip_id=entry.clip_id,
             source_key=entry.source_key,
+            sections=sections_digest(entry),
             status="available" if reason is None else "rejected" if measured else "unavailable",
             reason=reason,
             retrieved=self._day,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def read_lines(path: Path, made_by: str) -> list[Any]:
     except UnicodeDecodeError as error:
         raise TalkbenchError(f"{path} is not UTF-8 ({error}): remove it and run `{made_by}` again.") from error
     found = []
-    for at, line in enumerate(text.splitlines(), 1):
+    # Not `splitlines`: U+2028 and its like may stand within a text of a record.
+    for at, line in enumerate(StringIO(text), 1):
         try:
             found.append(json.loads(line))
         except ValueError as error:

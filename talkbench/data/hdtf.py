@@ -34,6 +34,14 @@ def files(folder: Path, part: str) -> list[Path]:
     return [path for end in (URLS, TIMES, HEIGHTS) if (path := folder / f"{part}{end}").is_file()]
 
 
+def clip_names(folder: Path, part: str) -> Iterator[str]:
+    """Yield the names of the clips of a part."""
+    for line in _lines(folder / f"{part}{TIMES}"):
+        if not isinstance(line, Rejected):
+            name, ranges = line
+            yield from (_clip_name(name, number) for number in range(len(ranges)))
+
+
 def parse(folder: Path, part: str, estimates: Estimates) -> Iterator[Candidate | Rejected]:
     """Yield the candidates of a part and the reasons for the clips and lines that are none.
 
@@ -66,11 +74,11 @@ def _candidate(
     if not height.isdigit() or not 1 <= int(height) < 1 << 16:
         raise Rejected("wrong-type:resolution")
     start, end = _range(stated)
-    guess = guessed(estimates.get(f"{name}_{number}", {}))
+    guess = guessed(estimates.get(_clip_name(name, number), {}))
     return Candidate(
         dataset="hdtf",
         split="main",
-        clip_id=f"{name}_{number}",
+        clip_id=_clip_name(name, number),
         person_key=_person(name, video),
         source_key=f"yt:{video}",
         start=start,
@@ -101,6 +109,10 @@ def _candidate(
         video_path=None,
         audio_path=None,
     )
+
+
+def _clip_name(name: str, number: int) -> str:
+    return f"{name}_{number}"
 
 
 def _person(name: str, video: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ import av.error
 
 from talkbench.data.downloader import FetchFailed
 from talkbench.data.manifest import HostedFiles
+from talkbench.errors import PrerequisiteError
 from talkbench.media import probe
 from talkbench.progress import Silent
 from talkbench.weights.download import Download, NotThere
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+"""What a disk that is full, or broken, answers."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,21 @@ class Host:
 
     at: str
 
+    def require(self) -> None:
+        """Check that the folder is there; a server is asked when the first file is.
+
+        Raises:
+            PrerequisiteError: If it is not.
+        """
+        if not self._is_server and not Path(self.at).is_dir():
+            raise PrerequisiteError(
+                f"no folder {self.at}: give --host the folder with the set's files, or its https address."
+            )
+
+    @property
+    def _is_server(self) -> bool:
+        return self.at.startswith("https://")
+
     def fetch(self, files: HostedFiles, work: Path) -> Path:
         """Return one file with the picture and the sound of a clip, made in a folder of its own.
 
@@ -40,22 +60,26 @@ class Host:
             TalkbenchError: If the server refuses.
         """
         work.mkdir(parents=True, exist_ok=True)
-        picture = self._file(files.video, work)
-        sound = picture if files.audio is None else self._file(files.audio, work)
+        picture = self._file(files.video, work / "hosted-video")
+        sound = picture if files.audio is None else self._file(files.audio, work / "hosted-audio")
         target = work / "piece.mkv"
         try:
             _mux(picture, sound, target)
         except (av.error.FFmpegError, EOFError) as error:
+            if isinstance(error, OSError) and error.errno in _DISK:
+                raise PrerequisiteError(
+                    f"cannot write {target}: {probe.plain(error)}; make room and run the same command again."
+                ) from error
             raise FetchFailed("failed", f"{files.video}: {probe.plain(error)}", final=True) from error
         return target
 
-    def _file(self, name: str, work: Path) -> Path:
-        if not self.at.startswith("https://"):
+    def _file(self, name: str, stem: Path) -> Path:
+        if not self._is_server:
             path = Path(self.at) / name
             if not path.is_file():
                 raise FetchFailed("gone", f"{path} is not there", final=True)
             return path
-        path = work / f"hosted{os.path.splitext(name)[1]}"  # noqa: PTH122 - the name is a path on a server
+        path = stem.with_name(stem.name + os.path.splitext(name)[1])  # noqa: PTH122 - the name is a path on a server
         part = path.with_name(f"{path.name}.part")
         try:
             Download(f"{self.at.rstrip('/')}/{quote(name)}", part, Silent()).run()

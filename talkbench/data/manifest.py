@@ -40,7 +40,7 @@ class Segment(Record):
 
 
 class ReferenceClip(Record):
-    """Where a reference image may come from."""
+    """Where a reference image comes from."""
 
     source_key: str
     start: Seconds
@@ -87,7 +87,7 @@ class Selected(Record):
     strata: Strata
     width: int | None
     height: int
-    references: tuple[ReferenceClip, ...]
+    references: tuple[ReferenceClip, ...] = Field(description="The first counts; selections of old builds list more.")
     rank: Sha256
 
 
@@ -122,6 +122,9 @@ class Availability(Record):
     dataset: Dataset
     clip_id: str
     source_key: str
+    sections: Sha256 | None = Field(
+        default=None, description="Digest of the sections that the decision is about; null in records of old builds."
+    )
     status: Literal["available", "unavailable", "rejected"]
     reason: str | None = None
     retrieved: str = Field(description="Day of the decision, YYYY-MM-DD.", pattern=r"^\d{4}-\d{2}-\d{2}$")

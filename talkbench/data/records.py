@@ -17,7 +17,7 @@ LARGEST = 1e12
 """No number of a record is larger, so that none overflows on its way into a column."""
 _YOUTUBE = re.compile(r"(?:[?&]v=|youtu\.be/|/shorts/|/embed/|/live/)([A-Za-z0-9_-]{11})(?![A-Za-z0-9_-])")
 _YOUTUBE_ID = re.compile(r"[A-Za-z0-9_-]{11}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class Rejected(Exception):  # noqa: N818 - a property of the record, not an error of ours
@@ -107,7 +107,8 @@ def text(record: Mapping[str, Any], name: str) -> str | None:
     """Return a text of a record without surrounding space, or None if it is absent or empty.
 
     Raises:
-        Rejected: `wrong-type:<name>`, or `bad-text:<name>` for control characters and more than 200 characters.
+        Rejected: `wrong-type:<name>`, or `bad-text:<name>` for control characters, line breaks, and more than 200
+            characters.
     """
     value = record.get(name)
     if value is None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +47,9 @@ RENDER_VERSION = 2
 
 GENERIC_PROMPT = "A person talks to the camera; the camera does not move and the background stays still."
 
+_HALF_WRITTEN = re.compile(r"\..+\.\d+\.([0-9a-f]{8}\.tmp|partial\.mp4)")
+"""Hidden files under names of `atomic.replacing` and of the encoder, which a killed run leaves."""
+
 
 @dataclass
 class RenderReport:
@@ -68,9 +72,18 @@ def render(build: Build, *, version: str = "1.0.0", progress: Progress | None = 
     """Write a version: samples, manifest, schema, strata, exclusions, digests, and the suites made of it.
 
     Raises:
-        TalkbenchError: If a stage before is missing, or the version is malformed.
+        TalkbenchError: If a stage before is missing, the version is malformed, or another process is rendering it.
     """
     check_version(version)
+    folder = build.release(version)
+    with atomic.lock(folder.with_name(f".{version}.lock"), wait=False) as free:
+        if not free:
+            raise TalkbenchError(f"another process is rendering {folder}; run this again after it.")
+        _remove_leftovers(folder)
+        return _render(build, version, progress or Silent())
+
+
+def _render(build: Build, version: str, progress: Progress) -> RenderReport:
     selection = snapshot.load_selection(build)
     states = snapshot.frozen(build, selection)
     usable = {key: state.status == "available" for key, state in states.items()}
@@ -80,7 +93,6 @@ def render(build: Build, *, version: str = "1.0.0", progress: Progress | None = 
     folder = build.release(version)
     maker = _Maker(build, folder, version, selected["seed"], _revisions(indexed))
     report = RenderReport(str(folder))
-    progress = progress or Silent()
     progress.start("render", len(slots))
     samples = []
     for placed in slots:
@@ -262,11 +274,21 @@ def _write(build: Build, folder: Path, samples: list[Sample], report: RenderRepo
     for tier in report.coverage:
         items = "".join(f"{_item(sample).to_json()}\n" for sample in samples if sample.tier == tier)
         atomic.write_text(folder / f"{tier}.v{version.partition('.')[0]}.jsonl", items)
-    listed = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in {"MANIFEST.sha256", "sample.json"})
+    unlisted = {"MANIFEST.sha256", "sample.json"}
+    listed = sorted(
+        p for p in folder.rglob("*") if p.is_file() and p.name not in unlisted and not p.name.startswith(".")
+    )
     current = {sample.id for sample in samples}
     listed = [p for p in listed if p.parent.parent.name != "samples" or p.parent.name in current]
     sums = "".join(f"{sha256_file(path)}  {path.relative_to(folder).as_posix()}\n" for path in listed)
     atomic.write_text(folder / "MANIFEST.sha256", sums)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what killed runs left half written; nobody else writes below a folder whose lock is held."""
+    for path in sorted(folder.rglob(".*")):
+        if _HALF_WRITTEN.fullmatch(path.name):
+            path.unlink()
 
 
 def achieved(samples: list[Sample], tier: str) -> dict[str, dict[str, int]]:

@@ -23,7 +23,6 @@ from talkbench.data.spans import Window
 from talkbench.errors import TalkbenchError
 from talkbench.ids import sha256_file
 
-MAX_REFERENCES = 5
 MIN_PIECE_SECONDS = 1.0
 """What an utterance must add where it overlaps the one before."""
 PREFIX = {"short": "tbs", "long": "tbl"}
@@ -236,10 +235,18 @@ def _segments(row: Mapping[str, Any], window: Window | None, seed: int, *, xl: b
 
 
 def _with_pieces(entry: Selected, related: Sequence[Mapping[str, Any]], seed: int) -> Selected:
-    """Fill a joined entry with the person's utterances in time order, none twice, until they last long enough."""
+    """Fill a joined entry with the person's utterances in time order, none twice, until they last long enough.
+
+    Of SpeakerVid only those of its test split: the others are what systems are trained on.
+    """
     if entry.segments:
         return entry
-    own = (r for r in related if (r["person_key"], r["source_key"]) == (entry.person_key, entry.source_key))
+    own = (
+        r
+        for r in related
+        if (r["person_key"], r["source_key"]) == (entry.person_key, entry.source_key)
+        and (r["dataset"], r["split"]) != ("speakervid", "train")
+    )
     wanted = protocol.draw(seed, "length", entry.clip_id, *protocol.LONG_SECONDS)
     found: list[Segment] = []
     heard = 0.0
@@ -269,7 +276,7 @@ def _strata(row: Mapping[str, Any], framing: str) -> Strata:
 
 
 def _with_references(entry: Selected, related: Sequence[Mapping[str, Any]]) -> Selected:
-    """Add where the reference image may come from: other clips outside the window, those before it first."""
+    """Add where the reference image comes from: another clip outside the window, best one before it."""
     # Whatever lies between joined pieces counts as heard.
     window = Segment(start=entry.segments[0].start, end=entry.segments[-1].end)
     away = protocol.AWAY_SECONDS
@@ -291,8 +298,8 @@ def _with_references(entry: Selected, related: Sequence[Mapping[str, Any]]) -> S
         start = window.start - 4 * away if before else window.end + away
         found.append(((2, not before, 0.0, "", start), ReferenceClip(
             source_key=entry.source_key, start=round(start, 6), end=round(start + 3 * away, 6), rule=2)))  # fmt: skip
-    clips = tuple(clip for _, clip in sorted(found, key=lambda pair: pair[0])[:MAX_REFERENCES])
-    return entry.model_copy(update={"references": clips})
+    _, chosen = min(found, key=lambda pair: pair[0])
+    return entry.model_copy(update={"references": (chosen,)})
 
 
 def read_adults(path: Path | None) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def frozen(build: Build, selection: Sequence[Selected]) -> dict[Key, Availabilit
     Raises:
         TalkbenchError: If nothing was frozen, or for another selection.
     """
-    states: dict[Key, Availability] = {(a.tier, a.dataset, a.clip_id): a for a in load_snapshot(build)}
+    states = about(selection, load_snapshot(build))
     usable = {key: state.status == "available" for key, state in states.items()}
     for placed in placing.place(selection, usable):
         if placed.entry is not None and placing.key(placed.entry) not in states:
@@ -68,6 +68,23 @@ def frozen(build: Build, selection: Sequence[Selected]) -> dict[Key, Availabilit
     return states
 
 
+def about(selection: Sequence[Selected], states: Iterable[Availability]) -> dict[Key, Availability]:
+    """Return the last state of each clip that is about the sections selected now; another window is another matter."""
+    now = {placing.key(entry): sections_digest(entry) for entry in selection}
+    keyed = (((state.tier, state.dataset, state.clip_id), state) for state in states)
+    return {key: state for key, state in keyed if state.sections is not None and state.sections == now.get(key)}
+
+
+def load_attempts(build: Build, selection: Sequence[Selected]) -> dict[Key, Availability]:
+    """Return what earlier runs of `fetch` settled about a selection, by clip.
+
+    Raises:
+        TalkbenchError: If nothing was tried yet, or a record is not one of this version.
+    """
+    records = read_lines(build.attempts, "talkbench data fetch")
+    return about(selection, (checked(Availability, each, build.attempts) for each in records if "status" in each))
+
+
 def sections(entry: Selected) -> tuple[Section, ...]:
     """Return the pieces that are heard, in order, and the reference clip."""
     reference = entry.references[0]
@@ -75,6 +92,11 @@ def sections(entry: Selected) -> tuple[Section, ...]:
         *((entry.source_key, piece.start, piece.end) for piece in entry.segments),
         (reference.source_key, reference.start, reference.end),
     )
+
+
+def sections_digest(entry: Selected) -> str:
+    """Return what tells an entry from one with the same clip but other sections."""
+    return digest([list(section) for section in sections(entry)])
 
 
 def pieces(build: Build, entry: Selected) -> tuple[Path, ...]:

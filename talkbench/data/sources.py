@@ -22,7 +22,7 @@ from talkbench.data.stream import Broken, elements_of
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest, sha256_file
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Bumped whenever the same file would give other rows; enters the name of every finished part."""
 
 MAX_MEMBER_BYTES = 4 << 20
@@ -56,7 +56,7 @@ class Source:
         path: The file; for HDTF the table of times.
         sha256: Of its bytes, or of those of all files that belong together.
         test_clips: SpeakerVid: the test split.
-        estimates: Clip name -> estimated labels.
+        estimates: Clip name -> estimated labels; of SpeakerVid those of the test split, for no others can be chosen.
         labels: SpeakerVid: clip name -> raw labels.
         companions: Digest of what else the rows depend on.
     """
@@ -131,7 +131,7 @@ def speakervid_sources(given: Path, estimates: Path | None, rejected: Counter[st
     names: frozenset[str] = frozenset()
     for path in tests:
         names |= speakervid.read_test_clips(path, rejected)
-    guesses = {} if estimates is None else read_estimates(_there(estimates), rejected)
+    guesses = {} if estimates is None else read_estimates(_there(estimates), rejected, names)
     joined = {kind: _files(given, (kind,)) for kind in KINDS}
     labels = _labels(joined, names, rejected)
     companions = digest(
@@ -160,7 +160,8 @@ def hdtf_sources(given: Path, estimates: Path | None, rejected: Counter[str]) ->
     found = hdtf.parts(folder) if folder.is_dir() else []
     if not found:
         raise TalkbenchError(f"no HDTF tables at {given}: expected HDTF_dataset with RD{hdtf.TIMES} and its like.")
-    guesses = {} if estimates is None else read_estimates(_there(estimates), rejected)
+    names = {name for part in found for name in hdtf.clip_names(folder, part)}
+    guesses = {} if estimates is None else read_estimates(_there(estimates), rejected, names)
     companions = "" if estimates is None else sha256_file(estimates)
     return [
         Source(

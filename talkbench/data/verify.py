@@ -7,6 +7,7 @@ import re
 import wave
 from collections import Counter
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from talkbench.ids import sha256_file
 
 MAJOR = 1
 """The major version of the manifests that this code reads; results of different ones are never averaged."""
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
 
 
 @dataclass
@@ -44,23 +47,29 @@ class VerifyReport:
 def find(name: str, build: Build) -> tuple[Path, str | None]:
     """Return the folder of a release and the tier asked for: `short.v1`, `long.v1`, a version, or a folder.
 
+    A whole version, as `1.0.0` or `short.v1.0.0`, means that one; a major alone the newest of it.
+
     Raises:
         TalkbenchError: If there is none.
     """
     if (Path(name) / "manifest.jsonl").is_file():
         return Path(name), None
-    wanted = re.fullmatch(r"(?:(short|long)\.v)?(\d+)(?:\.\d+\.\d+)?", name)
+    there = {p.parent.name: p.parent for p in build.release("").glob("*/manifest.jsonl")}
+    versions = sorted((name for name in there if _VERSION.fullmatch(name)), key=_numbers)
+    wanted = re.fullmatch(r"(?:(short|long)\.v)?(\d+(?:\.\d+\.\d+)?)", name, re.ASCII)
     if wanted is not None:
-        exact = build.release(name)
-        if exact.is_dir():
-            return exact, None
-        found = [p for p in build.release("").glob(f"{wanted.group(2)}.*") if (p / "manifest.jsonl").is_file()]
+        tier, version = wanted.groups()
+        found = [each for each in versions if version in {each, each.partition(".")[0]}]
         if found:
-            newest = max(found, key=lambda path: [int(part) for part in path.name.split(".")])
-            return newest, wanted.group(1)
+            return there[found[-1]], tier
     raise TalkbenchError(
-        f"no rendered version {name!r} below {build.release('')}: run `talkbench data render`, or give its folder."
+        f"no rendered version {name!r} below {build.release('')} (there: {', '.join(versions) or 'none'}): run "
+        "`talkbench data render`, or give its folder."
     )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 def verify(folder: Path, tier: str | None = None) -> VerifyReport:
@@ -99,7 +108,7 @@ def verify(folder: Path, tier: str | None = None) -> VerifyReport:
 def _samples(path: Path, report: VerifyReport) -> list[Sample]:
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = StringIO(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
         raise TalkbenchError(f"{path} is not UTF-8: {error}.") from error
     for number, text in enumerate(lines, 1):

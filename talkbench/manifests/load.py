@@ -77,7 +77,7 @@ def read_items(text: str, where: str) -> tuple[Item, ...]:
         TalkbenchError: At the first line that is no item, or an id that stands twice.
     """
     items = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -97,7 +97,7 @@ class Station:
                 image=str(inputs.image),
                 audio=str(inputs.audio),
                 audio_seconds=inputs.audio_seconds,
-                prompt=self._spec.prompt,
+                prompt=self._prompt(task),
                 seed=task.item.seed,
                 output=str(folder / "clip.mp4"),
                 scratch=str(folder),
@@ -197,6 +197,10 @@ class Station:
         face = watcher.finish(refuse=limits.shows_reference)
         return accepted.facts() | {"face": face_check.facts(face)}
 
+    def _prompt(self, task: Task) -> str | None:
+        """Return the item's text, which is part of its key, or the system's own words where the item has none."""
+        return task.item.text or self._spec.prompt
+
     def _sidecar(
         self, task: Task, worker: Worker, finished: Finished, accepted: dict[str, Any], audio_seconds: float
     ) -> Sidecar:
@@ -219,6 +223,7 @@ class Station:
             settings={
                 "system_version": self._spec.version,
                 "seed": task.item.seed,
+                "prompt": self._prompt(task),
                 "worker": worker.hello.model_dump(mode="json", exclude={"type"}),
                 "clip": finished.details,
                 "accepted": accepted,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from talkbench.errors import TalkbenchError
@@ -18,6 +16,7 @@ from talkbench.systems.known import SYSTEMS
 from talkbench.systems.machine import Machine
 from talkbench.systems.spec import SystemSpec
 from talkbench.systems.task import Task
+from talkbench.workers import scratch
 from talkbench.workers.host import WorkerFailedError
 
 TRIAL_SECONDS = 2.0
@@ -85,8 +84,7 @@ def trial(spec: SystemSpec, machine: Machine) -> Trial:
     """
     machine.require(spec)
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="talkbench-check-") as name:
-        folder = Path(name)
+    with scratch.folder() as folder:
         task = Task(spec.name, _short_item(), folder / "clip.mp4", "trial")
         gpus = machine.gpus[: spec.needs.gpus]
         station = Station(spec, machine, gpus, log=folder / "worker.log", assets=None)

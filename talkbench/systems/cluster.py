@@ -4,7 +4,7 @@ The run folder, the items' files, the weights and the environments of systems mu
 machines share under the same paths; each actor checks that before its first clip. An actor that dies costs its clip an
 attempt (`crashed`), and the next clip at its place gets a new one.
 
-    talkbench generate short --system ditto --out runs/a --ray auto
+    talkbench generate open --system ditto --out runs/a --ray auto
 """
 
 from __future__ import annotations

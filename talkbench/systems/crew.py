@@ -76,6 +76,7 @@ def make_all(schedule: Schedule, crew: Crew, note: Note, *, retries: int) -> Non
         retries: How often a clip is tried again whose failure may pass.
     """
     failed_before: dict[str, Outcome] = {}
+    gave_up: dict[str, str] = {}
     tries: Counter[str] = Counter()
     at_once = True
     try:
@@ -84,7 +85,11 @@ def make_all(schedule: Schedule, crew: Crew, note: Note, *, retries: int) -> Non
                 crew.begin(*begun)
             for place in schedule.to_leave():
                 crew.leave(place)
-            if not schedule.is_busy:
+            if not schedule.is_busy:  # what waits now has no place left
+                for system, why in gave_up.items():
+                    dropped = schedule.give_up(system)
+                    for task in sorted(dropped, key=lambda task: task.label not in failed_before):
+                        note(failed_before.get(task.label, Outcome(task, Failure(NOT_TRIED, why))))
                 break
             news = crew.wait()
             if isinstance(news, Left):
@@ -101,9 +106,10 @@ def make_all(schedule: Schedule, crew: Crew, note: Note, *, retries: int) -> Non
             else:
                 note(outcome)
             if news.gave_up is not None:
-                dropped = schedule.give_up(news.place.system)
-                for task in sorted(dropped, key=lambda task: task.label not in failed_before):
-                    note(failed_before.get(task.label, Outcome(task, Failure(NOT_TRIED, news.gave_up))))
+                schedule.retire(news.place)
+                gave_up[news.place.system] = news.gave_up
+                gpus = f" on GPU {', '.join(news.place.gpus)}" if news.place.gpus else ""
+                _log.warning("%s is left out%s (%s): %s", news.place.system, gpus, news.place.node, news.gave_up)
         if schedule.num_waiting:
             raise RuntimeError(f"{schedule.num_waiting} clips wait for a place that there is not: a mistake of ours")
         at_once = False

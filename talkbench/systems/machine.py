@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from talkbench.config import cache_folder, visible_gpus
+from talkbench.config import visible_gpus, weights_folder
 from talkbench.errors import PrerequisiteError
 from talkbench.provenance import gpus
-from talkbench.systems.spec import SystemSpec, WeightFolder
+from talkbench.systems.spec import SystemSpec, WeightFolder, option_for
 from talkbench.workers import checkout, envs
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -41,7 +41,7 @@ class Machine:
         visible = visible_gpus(len(gpus()))
         if num_gpus is not None and num_gpus > len(visible):
             raise PrerequisiteError(f"{num_gpus} GPUs were asked for, {len(visible)} are visible here (nvidia-smi).")
-        weights = (weights_dir or cache_folder() / "weights").expanduser().resolve()
+        weights = weights_dir.expanduser().resolve() if weights_dir else weights_folder()
         return cls(weights, tuple(visible[:num_gpus]), ram_gigabytes())
 
     def imagined(self, num_gpus: int | None) -> Machine:
@@ -101,7 +101,8 @@ class Machine:
         lacking = self.lacks(spec)
         if lacking:
             listed = "".join(f"\n  {sentence}" for sentence in lacking)
-            raise PrerequisiteError(f"{spec.name} cannot run here:{listed}\nThen: talkbench system check {spec.name}")
+            then = f"talkbench system check {spec.name}{option_for(self.weights)}"
+            raise PrerequisiteError(f"{spec.name} cannot run here:{listed}\nThen: {then}")
 
 
 def ram_gigabytes() -> float:

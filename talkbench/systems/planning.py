@@ -70,7 +70,8 @@ def plan(
     """
     if not suite.items:
         raise TalkbenchError(
-            f"suite {suite.id} has no frozen item list, so nothing can be generated for it. Try `mini`."
+            f"suite {suite.id} has no frozen item list, so nothing can be generated for it. Name `mini`, `open`, or "
+            f"the .jsonl of {suite.name} that `talkbench data render` writes."
         )
     if patterns and not any(asked_of(system, suite, patterns) for system in systems):
         known = ", ".join(item.id for item in suite.items[:5])

@@ -8,6 +8,8 @@ system needs; its worker keeps the model loaded.
   five GPUs runs beside three places of a system of one.
 * The host memory of the clips being made at once never exceeds the machine's. A clip that does not fit now waits, and
   a shorter one of the same system may go first.
+* A place where its system does not start is retired: its GPUs go to other systems, and that one keeps to those that
+  are left. Without GPUs, it is the machine that the system opens no further place on.
 * Systems without GPUs share one place per machine, unless more are asked for: they would slow each other, and the
   clips' timing events with them.
 
@@ -89,6 +91,7 @@ class Schedule:
         self._running: dict[Place, Task] = {}
         self._idle: list[Place] = []
         self._leaving: set[Place] = set()
+        self._retired: set[Place] = set()
 
     @property
     def num_waiting(self) -> int:
@@ -103,7 +106,7 @@ class Schedule:
     def next(self) -> tuple[Place, Task] | None:
         """Return a clip that can be begun now, and where; None if none can. It counts as running from here on."""
         for place in self._idle:
-            task = self._take(place.system, place.node)
+            task = None if place in self._retired else self._take(place.system, place.node)
             if task is not None:
                 self._idle.remove(place)
                 self._running[place] = task
@@ -134,6 +137,10 @@ class Schedule:
         self._leaving.remove(place)
         self._free_gpus[place.node] += place.gpus
 
+    def retire(self, place: Place) -> None:
+        """Say that a place whose clip has ended will not start its system again."""
+        self._retired.add(place)
+
     def again(self, task: Task) -> None:
         """Put a task behind the others of its system."""
         self._waiting[task.system].append(task)
@@ -150,10 +157,19 @@ class Schedule:
     def _has_room(self, system: str, node: Node) -> bool:
         gpus = self._specs[system].needs.gpus
         if not gpus:
+            if any((place.system, place.node) == (system, node.name) for place in self._retired):
+                return False
             return sum(place.node == node.name and not place.gpus for place in self._places()) < node.plain_places
         if self._max_places is not None and sum(bool(place.gpus) for place in self._places()) >= self._max_places:
             return False
-        return len(self._free_gpus[node.name]) >= gpus
+        return len(self._usable_gpus(system, node)) >= gpus
+
+    def _usable_gpus(self, system: str, node: Node) -> list[str]:
+        """Return the free GPUs of a machine, in its order, but for those that a system did not start on."""
+        bad = {
+            gpu for place in self._retired if (place.system, place.node) == (system, node.name) for gpu in place.gpus
+        }
+        return sorted(set(self._free_gpus[node.name]) - bad, key=node.gpus.index)
 
     def _take(self, system: str, node: str) -> Task | None:
         """Take the first waiting task of a system that the memory of a machine still has room for."""
@@ -171,12 +187,11 @@ class Schedule:
         return None
 
     def _open(self, system: str, node: Node) -> Place:
-        free = sorted(self._free_gpus[node.name], key=node.gpus.index)
-        gpus = self._specs[system].needs.gpus
-        self._free_gpus[node.name] = free[gpus:]
+        gpus = tuple(self._usable_gpus(system, node)[: self._specs[system].needs.gpus])
+        self._free_gpus[node.name] = [gpu for gpu in self._free_gpus[node.name] if gpu not in gpus]
         taken = {place.number for place in self._places() if place.system == system}
         number = next(number for number in range(len(taken) + 1) if number not in taken)
-        return Place(system, number, node.name, tuple(free[:gpus]))
+        return Place(system, number, node.name, gpus)
 
 
 def refusal(spec: SystemSpec, task: Task, nodes: Sequence[Node]) -> str | None:

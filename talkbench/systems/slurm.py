@@ -4,7 +4,7 @@ Each task makes its share as `talkbench generate` does on the machine it lands o
 same run folder, which all machines must see under the same path. A task that is pre-empted and started again goes on
 where it was; a request that is stopped cancels its jobs, and the same request again makes what is missing.
 
-    talkbench generate short --system ditto --out runs/a --slurm slurm_partition=gpu,timeout_min=720,shares=4
+    talkbench generate open --system ditto --out runs/a --slurm slurm_partition=gpu,timeout_min=720,shares=4
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from talkbench.errors import PrerequisiteError, TalkbenchError
+from talkbench.schema import now
 from talkbench.store import attempts
 from talkbench.systems import crew
 from talkbench.systems.attempt import Note, Outcome, exists, refused
@@ -31,6 +32,7 @@ SHARES = 8
 """Tasks of an array at most, unless `shares=N` says otherwise."""
 POLL_SECONDS = 2.0
 _OURS = ("shares", "cluster")
+_BAR = f"\n{'-' * 22}\n"
 
 
 def parse(options: str) -> dict[str, str]:
@@ -68,6 +70,7 @@ class Share:
         assets: Folder that the items' paths are relative to.
         retries: How often a clip is tried again whose failure may pass.
         log_name: Folder of the run for what workers print.
+        asked_at: When it was asked for: what was made before that is not the answer, even under the same key.
     """
 
     spec: SystemSpec
@@ -77,6 +80,7 @@ class Share:
     assets: Path | None
     retries: int
     log_name: str
+    asked_at: str
 
     def __call__(self) -> list[Outcome]:
         """Make the clips that are missing, on all GPUs that the job was given.
@@ -91,6 +95,9 @@ class Share:
         told: list[Outcome] = []
         possible = []
         for task in self.tasks:
+            if task.force and self.became(task) == attempts.MADE:  # before the job was pre-empted
+                told.append(Outcome(task))
+                continue
             why = refusal(self.spec, task, [node])
             if why is None:
                 possible.append(task)
@@ -104,9 +111,15 @@ class Share:
         return told
 
     def checkpoint(self) -> Any:
-        """Return what submitit starts when the job is pre-empted: the same again, which skips what is there."""
-        left = tuple(task for task in self.tasks if task.force or not exists(task))
-        return _submitit().helpers.DelayedSubmission(replace(self, tasks=left))
+        """Return what submitit starts when the job is pre-empted: the same again, which skips what is made."""
+        return _submitit().helpers.DelayedSubmission(self)
+
+    def became(self, task: Task) -> str | None:
+        """Return what the last attempt at a clip came to (`attempts.outcome`); None if there was none since asking."""
+        found = attempts.read(self.run_path, task.system, task.item.id)
+        if not any(record.job_key == task.key and record.written_at >= self.asked_at for record in found):
+            return None
+        return attempts.outcome(self.run_path, task.system, task.item.id, task.key)
 
 
 def make_all(
@@ -142,7 +155,7 @@ def make_all(
             shares = list(_shares(spec, tasks, options, machine, run_path.resolve(), assets, retries))
             if shares:
                 jobs |= dict(zip(_submit(spec, shares, options, run_path), shares, strict=True))
-        _wait(jobs, run_path, note)
+        _wait(jobs, note)
     except BaseException:
         for job in jobs:
             job.cancel(check=False)
@@ -158,12 +171,13 @@ def _shares(
     assets: Path | None,
     retries: int,
 ) -> Iterator[Share]:
+    asked_at = now()
     own = [replace(task, path=task.path.resolve()) for task in tasks if task.system == spec.name]
     number = min(int(options.get("shares", SHARES)), len(own))
     for first in range(number):
-        yield Share(
-            spec, tuple(own[first::number]), machine.weights, run_path, assets, retries, f"{spec.name}-share-{first}"
-        )
+        log_name = f"{spec.name}-share-{first}"
+        chosen = tuple(own[first::number])
+        yield Share(spec, chosen, machine.weights, run_path, assets, retries, log_name, asked_at)
 
 
 def _submit(spec: SystemSpec, shares: list[Share], options: Mapping[str, str], run_path: Path) -> list[Any]:
@@ -180,7 +194,7 @@ def _submit(spec: SystemSpec, shares: list[Share], options: Mapping[str, str], r
         raise TalkbenchError(f"--slurm: {error}") from error
 
 
-def _wait(jobs: Mapping[Any, Share], run_path: Path, note: Note) -> None:
+def _wait(jobs: Mapping[Any, Share], note: Note) -> None:
     """Tell of clips as they appear, and of the rest of a share when its job has ended."""
     waiting = dict(jobs)
     told: set[str] = set()
@@ -197,24 +211,35 @@ def _wait(jobs: Mapping[Any, Share], run_path: Path, note: Note) -> None:
                     tell(Outcome(task))
             if job.done():
                 del waiting[job]
-                for outcome in _ended(job, share, run_path):
+                for outcome in _ended(job, share):
                     tell(outcome)
         if waiting:
             time.sleep(POLL_SECONDS)
 
 
-def _ended(job: Any, share: Share, run_path: Path) -> list[Outcome]:
-    """Return what became of a share; if its job failed, what is known of each of its clips."""
+def _ended(job: Any, share: Share) -> list[Outcome]:
+    """Return what became of a share; if its job failed, or was killed, what is known of each of its clips."""
     try:
         outcomes: list[Outcome] = job.result()
-    except _submitit().core.utils.FailedJobError as error:
-        message = f"job {job.job_id} ended early: {str(error).strip().splitlines()[-1]}"
-        words = [attempts.outcome(run_path, task.system, task.item.id, task.key) for task in share.tasks]
+    except _submitit().core.utils.UncompletedJobError as error:
+        message = f"job {job.job_id} ended early: {_cause(error)}"
+        words = [share.became(task) for task in share.tasks]
         return [
             Outcome(task, None if word == attempts.MADE else Failure(word or NOT_TRIED, message))
             for task, word in zip(share.tasks, words, strict=True)
         ]
     return outcomes
+
+
+def _cause(error: Exception) -> str:
+    """Return the line of submitit's account of a job that says why it ended: the last of the traceback, or of the log.
+
+    After a traceback comes a bar, and then where the logs are.
+    """
+    text = str(error)
+    if isinstance(error, _submitit().core.utils.FailedJobError):
+        text = text.rpartition(_BAR)[0] or text
+    return text.strip().splitlines()[-1]
 
 
 def _number_or_text(value: str) -> int | float | str:

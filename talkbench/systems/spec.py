@@ -16,6 +16,7 @@ protocol, `{here}` the folder of the file, `{name}` the system, `{source}` the c
 
 from __future__ import annotations
 
+import shlex
 import string
 from fractions import Fraction
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
+from talkbench.config import weights_folder
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest
 from talkbench.schema import Finite, Item, Rate, RelativePath, Tier
@@ -151,7 +153,7 @@ class SystemSpec(_Part):
     limits: ClipLimits = ClipLimits()
     patience: Patience = Patience()
     scenario: Literal["single", "stream", "offline"] = Field(default="single", description="Meaning of its timing.")
-    prompt: str | None = Field(default=None, description="Text it is given; none for its own.")
+    prompt: str | None = Field(default=None, description="Text it is given for items that have none; null for its own.")
     settings: dict[str, Any] = Field(
         default_factory=dict, description="Choices that a reader of the table should know."
     )
@@ -213,6 +215,7 @@ class SystemSpec(_Part):
             about_gigabytes=wanted.about_gigabytes,
             compiled=wanted.compiled,
             imports=wanted.imports,
+            options=option_for(weights),
         )
 
     def checkout(self, weights: Path) -> Checkout | None:
@@ -221,7 +224,8 @@ class SystemSpec(_Part):
         if commit is None or entry is None:
             return None
         folder = weights / "baselines" / name / "source"
-        return Checkout(self.source.url, commit, folder, entry, create=f"talkbench env create {name} --source")
+        create = f"talkbench env create {name} --source{option_for(weights)}"
+        return Checkout(self.source.url, commit, folder, entry, create)
 
     def command(self, *, python: str, weights: Path | str, **values: object) -> list[str]:
         """Return the launch line with its placeholders filled in.
@@ -244,6 +248,11 @@ class SystemSpec(_Part):
     @property
     def _place(self) -> str:
         return self.name if self.needs.environment is None else self.needs.environment.name
+
+
+def option_for(weights: Path) -> str:
+    """Return what a command needs besides to find a folder of weights: nothing for the default one."""
+    return "" if weights == weights_folder() else f" --weights-dir {shlex.quote(str(weights))}"
 
 
 def read(path: Path) -> tuple[SystemSpec, ...]:

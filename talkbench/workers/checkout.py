@@ -9,6 +9,7 @@ from pathlib import Path
 
 from talkbench import atomic
 from talkbench.errors import PrerequisiteError
+from talkbench.workers import orphans
 
 
 @dataclass(frozen=True)
@@ -113,10 +114,13 @@ def _told(checkout: Checkout, changed: list[str]) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str:
+    """Run git, which dies with us; return what it prints."""
     if shutil.which("git") is None:
         raise PrerequisiteError("git is not installed: apt-get install git")
     command = ["git", "-C", str(folder), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)  # noqa: S603
+    result = subprocess.run(  # noqa: S603
+        command, capture_output=True, text=True, errors="replace", check=False, env=orphans.environment()
+    )
     if result.returncode:
         said = result.stderr.strip().splitlines() or [f"exit code {result.returncode}"]
         raise PrerequisiteError(f"`{' '.join(command)}` failed: {said[-1]}")

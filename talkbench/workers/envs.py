@@ -45,6 +45,7 @@ class Recipe:
             machine. The lock is then installed without looking at what its packages ask for.
         compiled: Packages built here, against those of the lock.
         imports: Modules that must be importable.
+        options: What the command that makes it says besides the name, after a space.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Recipe:
     first: tuple[str, ...] = ()
     compiled: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    options: str = ""
 
     @property
     def interpreter(self) -> Path:
@@ -64,7 +66,7 @@ class Recipe:
     @property
     def create(self) -> str:
         """The command that makes it."""
-        return f"talkbench env create {self.name}"
+        return f"talkbench env create {self.name}{self.options}"
 
     def pins(self) -> dict[str, str]:
         """Return the packages of the lock: normalised name -> version.

@@ -25,6 +25,7 @@ FAULTS = {
     "no-frames": "its first frame cannot be decoded",
     "corrupt": "decoding stops before its end",
     "truncated": "the file breaks off",
+    "broken-timestamps": "the times in the file leap further than can be believed",
     "wrong-rate": "frames per second are not those the system states",
     "wrong-size": "its size changes, or is none of those that the system makes",
     "wrong-length": "its frames do not match the length of the sound",

@@ -1,8 +1,8 @@
 """Processes whose host is gone: found by what they inherited, and ended.
 
-Every worker, and whatever it starts, carries a token in its environment that names the host that started it: its
-process id, when it started, and the process namespace these numbers mean something in. So nothing has to be written
-down to tell, later, that a process belongs to a host that no longer lives.
+Every worker, uv and git, and whatever they start, carries a token in its environment that names the host that started
+it: its process id, when it started, and the process namespace these numbers mean something in. So nothing has to be
+written down to tell, later, that a process belongs to a host that no longer lives.
 
 A host that dies by `kill -9` can end nothing itself. Its guard does: this file, run by path as a process of its own
 that waits for the host's end of a pipe to close. `reap` is for what a guard that was killed too has left.
@@ -13,6 +13,7 @@ that waits for the host's end of a pipe to close. `reap` is for what a guard tha
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -20,7 +21,10 @@ import threading
 import time
 from pathlib import Path
 
+_log = logging.getLogger(__name__)
+
 TOKEN = "TALKBENCH_WORKER"  # noqa: S105 - the name of a variable
+KILL_SECONDS = 20.0
 _POLL_SECONDS = 0.02
 _guard: dict[int, int] = {}
 """Process that has a guard -> its end of the pipe; a fork has none until it starts one."""
@@ -54,14 +58,32 @@ def start_guard() -> None:
         _guard[os.getpid()] = ours
 
 
+def new_token() -> str:
+    """Return a token for a process that is to die with us, and see to that."""
+    start_guard()
+    return host_prefix() + os.urandom(16).hex()
+
+
+def environment() -> dict[str, str]:
+    """Return our own environment with a new token, for a process that needs all of it."""
+    return os.environ | {TOKEN: new_token()}
+
+
 def carrying(text: str) -> list[int]:
     """Return the living processes that have a text in a token; needs Linux, none elsewhere."""
     return [pid for pid, token in _tokens() if text in token]
 
 
 def kill_carrying(text: str) -> None:
-    """Kill them, until none is left: one that is being born is found the next time."""
+    """Kill them, until none is left: one that is being born is found the next time.
+
+    What hangs in the kernel (a dead disk, a lost GPU) no signal ends: it is named in a warning, and left.
+    """
+    end = time.monotonic() + KILL_SECONDS
     while pids := carrying(text):
+        if time.monotonic() > end:
+            _log.warning("processes of a system do not end, even by kill -9: %s", ", ".join(map(str, pids)))
+            return
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import selectors
 import signal
 import subprocess
@@ -57,11 +56,11 @@ class WorkerProcess:
         max_line_bytes: int,
     ) -> None:
         self._log = log
-        orphans.start_guard()
-        self._token = orphans.host_prefix() + secrets.token_hex(16)
+        self._token = orphans.new_token()
         self._max_line_bytes = max_line_bytes
         self._begun = bytearray()
         self._lines: deque[tuple[bytes, int]] = deque()
+        self._is_heard = True
         self._closed = False
         self._process = subprocess.Popen(  # noqa: S603 - an argument list from an adapter, never a shell
             list(command),
@@ -128,20 +127,23 @@ class WorkerProcess:
         return f"the process was ended by signal {-code}"
 
     def leave(self, timeout: float) -> None:
-        """Wait for it to go by itself, then see to it."""
+        """Wait for it to go by itself, then see to it; what it says from here on is not kept."""
+        self._is_heard = False
         self._wait(timeout)
         self.end()
 
     def end(self) -> None:
-        """End it and all that it started, and take its last words; does nothing the second time."""
+        """End it and all that it started, and log its last words; does nothing the second time."""
         if self._closed:
             return
         self._closed = True
+        self._is_heard = False
         if self._process.poll() is None:
             self._signal_group(signal.SIGTERM)
             self._wait(TERMINATE_SECONDS)
         self._kill_all()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it hangs in the kernel; `kill_carrying` has told
+            self._process.wait(TERMINATE_SECONDS)
         self.take_log()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             with contextlib.suppress(OSError):
@@ -180,7 +182,7 @@ class WorkerProcess:
                 self._selector.unregister(key.fileobj)
             elif key.fileobj is self._process.stderr:
                 self._log.write(data)
-            else:
+            elif self._is_heard:
                 self._begun += data
                 self._cut(now_ns)
         return bool(ready)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from talkbench.errors import PrerequisiteError
+from talkbench.workers import orphans
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def program() -> list[str]:
 
 
 def run(arguments: Sequence[str], *, python: str) -> None:
-    """Run a uv command, passing on what it tells of its work as log lines.
+    """Run a uv command, passing on what it tells of its work as log lines; it dies with us.
 
     Args:
         arguments: The command without `uv`.
@@ -66,8 +67,9 @@ def run(arguments: Sequence[str], *, python: str) -> None:
     """
     command = [*program(), *arguments]
     with subprocess.Popen(  # noqa: S603 - an argument list, never a shell
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    ) as process:
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", env=orphans.environment(),
+    ) as process:  # fmt: skip
         lines: list[str] = []
         for line in process.stdout or ():
             lines.append(line.rstrip())

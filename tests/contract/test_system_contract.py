@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import json
 import re
 import runpy
@@ -14,6 +15,7 @@ import time
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -285,17 +287,54 @@ def _command_line(entry: Path) -> bytes:
     ],
 )
 def test_what_a_system_prints_when_it_fails_is_sorted_into_kinds(printed: str, code: int, kind: str) -> None:
-    explain = runpy.run_path(str(ROOT / "baselines" / "common.py"))["explain"]
     lines = [printed] if printed else []
-    assert explain(lines, code, (("mine", "cannot unpack"),)).startswith(kind)
+    assert COMMON["explain"](lines, code, (("mine", "cannot unpack"),)).startswith(kind)
 
 
 def test_every_kind_of_failure_is_explained() -> None:
-    common = runpy.run_path(str(ROOT / "baselines" / "common.py"))
     source = "".join(path.read_text() for path in (ROOT / "baselines").glob("*/worker.py"))
-    kinds = {kind for kind, _ in common["ERRORS"]} | set(re.findall(r'\("([a-z-]+)", r"', source))
+    kinds = {kind for kind, _ in COMMON["ERRORS"]} | set(re.findall(r'\("([a-z-]+)", r"', source))
     kinds |= set(re.findall(r'AttemptFailedError\(f?"([a-z-]+): ', (ROOT / "baselines" / "common.py").read_text()))
     assert kinds | {"killed", "exit", "refused"} == set(KINDS)
+
+
+COMMON = runpy.run_path(str(ROOT / "baselines" / "common.py"))
+
+
+def test_what_earlier_use_left_in_a_checkout_is_neither_written_to_nor_taken_for_a_clip(tmp_path: Path) -> None:
+    wanted = plan("omniavatar", tmp_path / "one", seconds=5.0)
+    source = tmp_path / "source"
+    (source / "pretrained_models").mkdir(parents=True)
+    stale = source / "demo_out" / "exp" / "res_old" / "result_000_wav.mp4"
+    stale.parent.mkdir(parents=True)
+    stale.write_bytes(b"stale")
+    places = COMMON["Places"]("python", str(source), "weights", 1, "omniavatar")
+    for scratch in (tmp_path / "one", tmp_path / "two"):
+        scratch.mkdir(exist_ok=True)
+        COMMON["_lay_out"](wanted._replace(copies={}), scratch, places)
+        assert list(scratch.glob(wanted.output)) == []
+        assert len(list((scratch / "work" / "pretrained_models").iterdir())) == 3
+    assert list((source / "pretrained_models").iterdir()) == []
+
+
+def test_temporary_files_of_official_code_go_with_its_attempt(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    report = SimpleNamespace(mark=lambda _: None, note=lambda _: None)
+    wanted = COMMON["Plan"]([sys.executable, "-c", "import tempfile; print(tempfile.gettempdir())"], "")
+    attempt = COMMON["_Attempt"](wanted, tmp_path, report)
+    attempt.run()
+    assert list(attempt._lines) == [str(tmp_path)]
+
+
+def test_a_process_that_cannot_be_killed_does_not_keep_the_guard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setitem(COMMON["_guard"].__globals__, "_KILL_SECONDS", 0.05)
+    monkeypatch.setitem(COMMON["_guard"].__globals__, "_carrying", lambda _: [1 << 23])
+    COMMON["_guard"]("token")
+    assert f"even by kill -9: {1 << 23}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "baselines").rglob("*.py")), ids=lambda path: "/".join(path.parts[-2:]))

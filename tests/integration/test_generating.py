@@ -11,11 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from talkbench import api
+from talkbench.cli.app import app
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.mini.suite import mini_suite
 from talkbench.store.attempts import read
+from talkbench.store.run import Run
 from talkbench.systems.machine import Machine
 from talkbench.systems.scan import read_sidecar
 from tests import instant
@@ -187,6 +190,45 @@ def test_a_ray_cluster_makes_the_clips_that_this_machine_makes(
     assert (summary.made, summary.failures) == (12, ())
     assert all(found.read_bytes() == clip.read_bytes() for found in (tmp_path / "run").glob("clips/*/*.mp4"))
     assert {read(tmp_path / "run", name, "item-000")[-1].device for name in ("one", "two")} == {"nothing"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpus": 9, "slurm": "shares=1"}, "--gpus is about this machine; with --slurm, give gpus_per_node=N"),
+        ({"jobs": 2, "slurm": "shares=1"}, "--jobs is about this machine; with --slurm, give shares=N"),
+        ({"gpus": 9, "ray": "auto"}, "--gpus is about this machine; with --ray"),
+    ],
+)
+def test_what_is_about_this_machine_is_refused_for_others_by_name(
+    suite: Path, clip: Path, tmp_path: Path, options: dict, message: str
+) -> None:
+    path = str(instant.adapter(tmp_path, clip, {"one": {}}))
+    with pytest.raises(TalkbenchError, match=message):
+        api.generate(str(suite), [path], tmp_path / "run", **options)
+
+
+def test_a_plan_is_not_made_for_a_cluster() -> None:
+    told = CliRunner().invoke(app, ["run", "mini", "-s", "known", "--dry-run", "--slurm", "shares=1"])
+    assert isinstance(told.exception, TalkbenchError)
+    assert "leave out --slurm, and give --gpus N" in str(told.exception)
+
+
+def test_items_of_a_configuration_are_those_that_run_plans_makes_and_scores(
+    suite: Path, clip: Path, tmp_path: Path
+) -> None:
+    path, config = instant.adapter(tmp_path, clip, {"one": {}}), tmp_path / "run.yaml"
+    config.write_text(f"suite: {suite}\nsystems: [{path}]\nitems: ['item-00[01]']\nmetrics: [speed]\njobs: 1\n")
+    options = ["run", "--config", str(config), "--out", str(tmp_path / "run"), "--json"]
+    planned = CliRunner().invoke(app, [*options, "--dry-run"])
+    assert json.loads(planned.stdout)["clips_to_make"] == 2
+    api.generate(str(suite), [str(path)], tmp_path / "run", items=["item-00[12]"])
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "run" / "clips" / "one").glob("*.mp4"))) == 3
+    assert {row["item"] for row in Run(tmp_path / "run").current_rows()} == {"item-000", "item-001"}
+    with pytest.raises(TalkbenchError, match="the list of short.v1 is not frozen"):
+        api.plan("short", ["ditto"], tmp_path / "run", items=["x*"])
 
 
 def test_wrong_options_of_slurm_and_of_both_clusters_are_refused(

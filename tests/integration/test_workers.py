@@ -27,6 +27,7 @@ from talkbench.systems.inputs import write_inputs
 from talkbench.systems.machine import Machine
 from talkbench.systems.scan import read_sidecar
 from talkbench.systems.spec import read
+from talkbench.systems.task import Task, job_key
 from talkbench.workers.host import WorkerFailedError
 from tests.support import ROOT, make_clip, talkbench
 from tests.unit.workers.fakes import FAKES, gone
@@ -103,6 +104,23 @@ def test_clips_land_with_sidecars_from_one_warm_worker_and_are_not_made_twice(
     assert (run / "clips" / "fake" / "one.mp4").stat().st_mtime_ns == before
     assert again["one"] == found["one"]
     assert again["two"]["settings"]["clip"]["pid"] != found["two"]["settings"]["clip"]["pid"]
+
+
+def test_a_system_that_wants_words_is_told_those_of_the_item_or_else_its_own(
+    suite: Path, clip: Path, tmp_path: Path
+) -> None:
+    (spec,) = read(adapter(tmp_path, "good", clip, prompt="its own"))
+    item = Item.model_validate_json(suite.read_text().splitlines()[0])
+    station = Station(spec, Machine(tmp_path, ()), (), log=tmp_path / "log", assets=suite.parent)
+    told, keys = [], set()
+    for text in (None, "the item's"):
+        given = item.model_copy(update={"text": text})
+        task = Task(spec.name, given, tmp_path / "clip.mp4", job_key(given, spec.digest))
+        told.append(station.make(task).settings["clip"]["prompt"])
+        keys.add(task.key)
+    station.close()
+    assert told == ["its own", "the item's"]
+    assert len(keys) == 2, "other words, another clip"
 
 
 def test_another_version_of_the_system_makes_its_clips_anew(suite: Path, clip: Path, tmp_path: Path) -> None:

@@ -88,8 +88,11 @@ def test_an_unknown_name_says_which_one_is_near_or_where_a_system_runs(systems: 
 def test_an_environment_and_its_code_are_made_and_checked(systems: dict, weights: Path) -> None:
     missing = Machine(weights, ()).lacks(systems["loom"])
     assert [sentence.rpartition(": ")[2] for sentence in missing] == [
-        "talkbench env create loom", "talkbench env create loom --source",
-    ]  # fmt: skip
+        f"talkbench env create loom --weights-dir {weights}",
+        f"talkbench env create loom --source --weights-dir {weights}",
+    ]
+    with pytest.raises(PrerequisiteError, match=f"Then: talkbench system check loom --weights-dir {weights}$"):
+        Machine(weights, ()).require(systems["loom"])
     with pytest.raises(PrerequisiteError, match="loom: its environment"):
         environments.check("loom", weights_dir=weights)
     made = run("create", "loom", "--weights-dir", weights)
@@ -107,6 +110,13 @@ def test_an_environment_and_its_code_are_made_and_checked(systems: dict, weights
     listed = json.loads(run("list", "--json", "--weights-dir", weights).stdout)
     assert (listed[0]["state"], listed[0]["lacks"], listed[0]["packages"]) == ("ready", [], 1)
     assert "loom-fast" in run("list", "--weights-dir", weights).output
+
+
+def test_commands_name_the_weights_folder_only_where_it_is_not_the_default(systems: dict, tmp_path: Path) -> None:
+    recipe = systems["loom"].recipe(Machine.this().weights)
+    assert recipe is not None
+    assert recipe.create == "talkbench env create loom"
+    assert systems["loom"].recipe(tmp_path / "my weights").create.endswith(f" --weights-dir '{tmp_path}/my weights'")
 
 
 def test_a_dry_run_prints_commands_and_makes_nothing(systems: dict, weights: Path) -> None:

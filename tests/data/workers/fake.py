@@ -27,7 +27,7 @@ def make(job, report):
         return act(job, report)
     report.frames(25)
     put(job)
-    return {"job": len(jobs), "pid": os.getpid(), "folder": os.getcwd()}
+    return {"job": len(jobs), "pid": os.getpid(), "folder": os.getcwd(), "prompt": job.prompt}
 
 
 def act_still(job, report):

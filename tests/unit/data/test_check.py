@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from talkbench import vetting
-from talkbench.data import acceptance, snapshot
+from talkbench.data import acceptance, placing, snapshot
 from talkbench.data import fetch as fetching
 from talkbench.data.folder import Build
 from talkbench.data.manifest import HostedFiles, Measured, Selected, line
 from talkbench.errors import PrerequisiteError, TalkbenchError
+from talkbench.ids import sha256_file
 from talkbench.media.encode import write_clip
 from talkbench.mini.identity import sample_identity
 from talkbench.mini.speech import sample_speech
@@ -122,6 +123,9 @@ def test_long_speech_over_cuts_needs_no_sync() -> None:
 
 def test_only_the_heard_clip_comes_from_the_host_of_its_set(build: Build) -> None:
     class Host:
+        def require(self) -> None:
+            """Need nothing."""
+
         def fetch(self, files: HostedFiles, work: Path) -> Path:
             work.mkdir(parents=True)
             (work / "piece.mkv").write_text(files.video)
@@ -137,6 +141,24 @@ def test_only_the_heard_clip_comes_from_the_host_of_its_set(build: Build) -> Non
     assert reference.read_text().startswith("yt:"), "the set hosts five seconds, and the picture is from elsewhere"
 
 
+def test_another_window_of_a_clip_is_fetched_anew_and_never_taken_for_the_one_before(build: Build) -> None:
+    fetch(build, checks=False)
+    build.snapshot.unlink()
+    entry = first(build)
+    later = [piece.model_copy(update={"start": piece.start + 1, "end": piece.end + 1}) for piece in entry.segments]
+    other = entry.model_copy(update={"segments": tuple(later)})
+    before, after = (line(each) for each in (entry, other))
+    build.selection.write_text(build.selection.read_text().replace(before, after))
+    report = fetch(build, checks=False)
+    assert (report.frozen, report.coverage["short"]) == (True, [3, 3])
+    window, _ = snapshot.pieces(build, other)
+    states = snapshot.frozen(build, snapshot.load_selection(build))
+    assert states[placing.key(other)].media_sha256 == (sha256_file(window),)
+    build.selection.write_text(build.selection.read_text().replace(after, before))
+    with pytest.raises(TalkbenchError, match="different builds"):
+        fetch(build, checks=False)
+
+
 @pytest.mark.parametrize(
     ("damage", "what"),
     [(b"\xff\xfe\n", "not UTF-8"), (b"{\n", "line 1: not JSON"), (b'{"tier": "short"}\n', "Field required")],
@@ -145,6 +167,13 @@ def test_a_selection_that_cannot_be_read_is_named_with_what_to_run(build: Build,
     build.selection.write_bytes(damage)
     with pytest.raises(TalkbenchError, match=what):
         fetch(build)
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_a_record_ends_at_its_line_feed_alone(build: Build, character: str) -> None:
+    entries = [e.model_copy(update={"stratum": f"a{character}b"}) for e in snapshot.load_selection(build)]
+    build.selection.write_text("".join(f"{line(entry)}\n" for entry in entries), encoding="utf-8")
+    assert snapshot.load_selection(build) == entries
 
 
 def test_a_file_is_measured_once_and_a_changed_one_again(build: Build) -> None:

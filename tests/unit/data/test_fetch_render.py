@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from talkbench import atomic
 from talkbench.data import fetch as fetching
 from talkbench.data import placing, reference, snapshot, sound, truth
 from talkbench.data.downloader import Downloader, FetchFailed
@@ -23,8 +27,10 @@ from talkbench.errors import PrerequisiteError, TalkbenchError, Unscorable
 from talkbench.manifests import check as checking
 from talkbench.manifests import load as manifests
 from talkbench.media.encode import write_clip
+from talkbench.workers import orphans
 from tests.support import ROOT
 from tests.unit.data import building
+from tests.unit.workers.fakes import gone
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -181,6 +187,24 @@ def test_a_download_that_stalls_is_ended_with_its_children(start: Start) -> None
     assert (error.value.reason, error.value.final) == ("timeout", False)
 
 
+def test_a_killed_fetch_takes_its_downloader_and_what_that_started_along(tmp_path: Path) -> None:
+    program = tmp_path / "yt-dlp"
+    program.write_text("#!/bin/sh\nsleep 600 &\nwait\n")
+    program.chmod(0o755)
+    code = (
+        "import sys; from pathlib import Path; from talkbench.data.downloader import Downloader; "
+        "Downloader(sys.argv[1]).fetch('yt:a', 0, 1, Path(sys.argv[2]))"
+    )
+    host = subprocess.Popen([sys.executable, "-c", code, str(program), str(tmp_path / "work")], cwd=ROOT)
+    end = time.monotonic() + 30
+    while len(started := orphans.carrying(f".{host.pid}.")) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    host.kill()
+    host.wait()
+    assert len(started) == 2
+    assert gone(started)
+
+
 def test_clips_refused_by_measurements_elsewhere_are_out_with_that_reason(start: Start, tmp_path: Path) -> None:
     build, downloader = start()
     entry = next(e for e in snapshot.load_selection(build) if e.slot == "tbs-0001")
@@ -277,6 +301,25 @@ def test_rendering_again_makes_only_what_is_not_whole(
     assert {p.name: p.read_bytes() for p in build.release("1.0.0").glob("*.*")} == before
 
 
+def test_what_a_killed_run_left_half_written_is_removed_and_nothing_hidden_is_ever_listed(
+    released: Build, tmp_path: Path
+) -> None:
+    shutil.copytree(released.root, tmp_path / "build")
+    folder = Build(tmp_path / "build").release("1.0.0")
+    before = (folder / "MANIFEST.sha256").read_bytes()
+    torn = [folder / ".manifest.jsonl.4194305.0123abcd.tmp", folder / "samples" / "tbs-0001" / ".gt.7.partial.mp4"]
+    for path in (*torn, folder / ".notes"):
+        path.write_bytes(b"torn")
+    render(Build(tmp_path / "build"))
+    assert (folder / "MANIFEST.sha256").read_bytes() == before
+    assert [path.exists() for path in (*torn, folder / ".notes")] == [False, False, True]
+    with (
+        atomic.lock(folder.with_name(".1.0.0.lock"), wait=False),
+        pytest.raises(TalkbenchError, match="another process"),
+    ):
+        render(Build(tmp_path / "build"))
+
+
 def test_a_version_verifies_and_its_suites_can_be_run(released: Build) -> None:
     found = verify(*find("short.v1", released))
     assert (found.problems, found.missing, found.coverage) == ([], [], {"short": [3, 3]})
@@ -321,6 +364,14 @@ def test_verify_finds_every_change(released: Build, tmp_path: Path, name: str, c
     assert any(what in why for _, why in found.problems), found.problems
 
 
+def test_a_text_with_a_line_separator_is_one_line_of_a_manifest(released: Build, tmp_path: Path) -> None:
+    shutil.copytree(released.release("1.0.0"), tmp_path / "v")
+    path = tmp_path / "v" / "manifest.jsonl"
+    path.write_text(path.read_text("utf-8").replace("A person talks", "A person\u2028talks"), "utf-8")
+    found = verify(tmp_path / "v")
+    assert found.problems == [("manifest.jsonl", "is not the file that MANIFEST.sha256 lists")]
+
+
 def test_missing_files_are_coverage_and_other_majors_are_refused(released: Build, tmp_path: Path) -> None:
     shutil.copytree(released.release("1.0.0"), tmp_path / "v")
     (tmp_path / "v" / "samples" / "tbs-0003" / "audio.wav").unlink()
@@ -335,6 +386,20 @@ def test_missing_files_are_coverage_and_other_majors_are_refused(released: Build
         find("short.v3", released)
     with pytest.raises(TalkbenchError, match="major.minor.patch"):
         check_version("1.0")
+
+
+def test_a_whole_version_means_that_one_and_a_major_the_newest_of_it(tmp_path: Path) -> None:
+    build = Build(tmp_path)
+    for name in ("1.1.0", "1.10.0", "1.1.0.bak", "11.0.0", "2.0.0"):
+        build.release(name).mkdir(parents=True)
+        (build.release(name) / "manifest.jsonl").touch()
+    assert find("short.v1", build) == (build.release("1.10.0"), "short")
+    assert find("1", build) == (build.release("1.10.0"), None)
+    assert find("long.v1.1.0", build) == (build.release("1.1.0"), "long")
+    assert find("1.1.0", build) == (build.release("1.1.0"), None)
+    for name in ("1.0.0", "short.v1.0.0"):
+        with pytest.raises(TalkbenchError, match=rf"{name}.*there: 1\.1\.0, 1\.10\.0, 2\.0\.0, 11\.0\.0"):
+            find(name, build)
 
 
 def test_the_committed_schema_is_that_of_the_records() -> None:

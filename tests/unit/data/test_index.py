@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from talkbench.data import stream
+from talkbench.data.estimates import read_estimates
 from talkbench.data.folder import Build
 from talkbench.data.index import index
+from talkbench.data.sources import speakervid_sources
 from talkbench.errors import TalkbenchError
 from tests.unit.data import metadata
 
@@ -100,6 +103,8 @@ def test_an_element_without_end_does_not_fill_the_memory(tmp_path: Path, monkeyp
         (changed(id=None), "missing:id"),
         (changed(id=7), "wrong-type:id"),
         (changed(id="a\nb"), "bad-text:id"),
+        (changed(id="a\u2028b"), "bad-text:id"),
+        (changed(id="a\x85b"), "bad-text:id"),
         (changed(info=[]), "wrong-type:info"),
         (changed(**{"info__Person ID": ""}), "missing:Person ID"),
         (changed(**{"info__Person ID": 5}), "wrong-type:Person ID"),
@@ -239,16 +244,27 @@ def test_bad_annotations_and_broken_archives_are_counted(tmp_path: Path) -> None
 
 
 def test_estimates_are_marked_and_two_that_disagree_count_for_nothing(tmp_path: Path) -> None:
-    clips = [clip for clip in metadata.speakervid(10) if clip[1]["is_talking"]][:2]
+    clips = [clip for clip in metadata.speakervid(10) if clip[1]["is_talking"]][:3]
     names = metadata.write_speakervid(tmp_path / "meta", clips)
-    lines = [*metadata.estimates(names), {"clip_id": names[1], "gender": "Male", "age": "60+"}, {"gender": "Male"}]
+    lines = [*metadata.estimates(names), {"clip_id": names[2], "gender": "Male", "age": "60+"}, {"gender": "Male"}]
     (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, lines)))
     build = Build(tmp_path / "build")
     report = index(build, speakervid=[tmp_path / "meta"], estimates=tmp_path / "e.jsonl")
     rows = {row["clip_id"]: row for row in pq.read_table(build.candidates).to_pylist()}
     assert rows[names[0]]["gender_origin"] == "estimated"
-    assert rows[names[1]]["gender"] is None
+    assert rows[names[2]]["gender"] is None
     assert report.rejected == {"contradictory-id": 1, "missing:clip_id": 1}
+
+
+def test_estimates_are_kept_for_clips_that_can_be_chosen_alone(tmp_path: Path) -> None:
+    names = [name for name, _ in metadata.speakervid(4)]
+    (tmp_path / "e.jsonl").write_text("\n".join(map(json.dumps, metadata.estimates(names))))
+    reasons = Counter[str]()
+    assert list(read_estimates(tmp_path / "e.jsonl", reasons, frozenset(names[::2]))) == names[::2]
+    metadata.write_speakervid(tmp_path / "meta", metadata.speakervid(4))
+    (source,) = speakervid_sources(tmp_path / "meta", tmp_path / "e.jsonl", reasons)
+    assert list(source.estimates) == names[::2], "of the test split"
+    assert not reasons
 
 
 def test_nothing_to_read_is_said(tmp_path: Path) -> None:

@@ -157,6 +157,24 @@ def test_joined_pieces_are_whole_utterances_in_order_with_pauses_of_a_breath(cho
         assert len({piece.pause_seconds for piece in others}) > 3, "a regular pause would hide drift"
 
 
+def test_joined_pieces_of_speakervid_are_those_of_its_test_split(tmp_path: Path) -> None:
+    speech = {"is_talking": 1, "clip_speaker_num": 1, "duration_new": 10.0, "dover": 0.8}
+    clips = [
+        (name, record | speech | {"start_new": 40.0 + 25 * at})
+        for at, (name, record) in enumerate(metadata.speakervid(100, clips_per_source=100))
+    ]
+    clips = [(f"{name[:-1]}A", record) for name, record in clips]
+    names = metadata.write_speakervid(tmp_path / "meta", clips)
+    labels = {"gender": "Male", "language": "en", "face_share": 0.05}
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps({"clip_id": name, **labels}) + "\n" for name in names))
+    build = Build(tmp_path / "build")
+    index(build, speakervid=[tmp_path / "meta"], estimates=tmp_path / "e.jsonl")
+    select(build, sizes={"short": 0, "long": 20})
+    entry = Selected.model_validate(json.loads(build.selection.read_text()))
+    test = {record["start_new"] for _, record in clips[::2]}
+    assert (entry.assembly, {piece.start for piece in entry.segments} <= test) == ("joined", True)
+
+
 def test_the_reference_of_a_joined_sample_lies_outside_all_its_pieces(chosen: list[Selected]) -> None:
     for entry in chosen:
         for clip in entry.references:

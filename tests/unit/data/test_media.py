@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 
 from talkbench.data import reference, sound, truth
-from talkbench.data.downloader import FetchFailed
+from talkbench.data.downloader import Downloader, FetchFailed
+from talkbench.data.fetch import fetch
+from talkbench.data.folder import Build
 from talkbench.data.hosted import Host
 from talkbench.data.manifest import HostedFiles
-from talkbench.errors import Unscorable
+from talkbench.errors import PrerequisiteError, Unscorable
 from talkbench.media import audio, probe
 from tests.support import make_clip
 from tests.unit.data.building import talk
@@ -187,3 +190,40 @@ def test_hosted_files_come_from_a_server_too(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(FetchFailed) as error:
         host.fetch(HostedFiles(video="gone.mp4", audio=None), tmp_path / "v")
     assert error.value.reason == "gone"
+
+
+def test_picture_and_sound_of_one_kind_from_a_server_stay_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from talkbench.data import hosted
+
+    make_clip(tmp_path / "1.mp4", seconds=0.4, audio=False)
+    make_clip(tmp_path / "2.mp4", seconds=0.4)
+    parts = []
+
+    class Fake:
+        def __init__(self, url: str, part: Path, _progress: object) -> None:
+            self.source, self.part = tmp_path / url.rpartition("/")[2], part
+
+        def run(self) -> None:
+            parts.append(self.part)
+            shutil.copyfile(self.source, self.part)
+
+    monkeypatch.setattr(hosted, "Download", Fake)
+    found = Host("https://example.org/set").fetch(HostedFiles(video="1.mp4", audio="2.mp4"), tmp_path / "w")
+    assert len(set(parts)) == 2
+    assert truth.pixels(found) == truth.pixels(tmp_path / "1.mp4")
+    assert np.array_equal(audio.load(found, RATE), audio.load(tmp_path / "2.mp4", RATE))
+
+
+def test_a_full_disk_stops_the_fetch_and_is_no_fault_of_the_clip(tmp_path: Path) -> None:
+    make_clip(tmp_path / "a.mp4", seconds=0.4)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "piece.mkv").symlink_to("/dev/full")
+    with pytest.raises(PrerequisiteError, match="No space left.*make room"):
+        Host(str(tmp_path)).fetch(HostedFiles(video="a.mp4", audio=None), tmp_path / "w")
+
+
+def test_a_mistyped_host_folder_is_named_before_any_clip_counts_as_gone(tmp_path: Path) -> None:
+    with pytest.raises(PrerequisiteError, match=r"no folder .*typo.*--host"):
+        fetch(Build(tmp_path), Downloader(sys.executable, sys.executable), day="2026-01-05", host=Host("typo"))

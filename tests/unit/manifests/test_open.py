@@ -151,3 +151,12 @@ def test_an_id_that_stands_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(f"{line}\n{line}\n")
     with pytest.raises(TalkbenchError, match="more than once: a"):
         manifests.load(str(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize("character", ["\u2028", "\u2029", "\x85"])
+def test_a_line_of_a_manifest_ends_at_its_line_feed_alone(tmp_path: Path, character: str) -> None:
+    text = f"one{character}two"
+    item = {"id": "a", "tier": "short", "identity": "p", "duration_seconds": 4, "text": text}
+    lines = [json.dumps(item | {"id": name}, ensure_ascii=False) for name in ("a", "b")]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert [item.text for item in manifests.load(str(tmp_path / "a.jsonl")).items or ()] == [text, text]

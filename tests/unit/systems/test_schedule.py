@@ -100,6 +100,30 @@ def test_a_system_that_is_given_up_leaves_what_waits_and_a_second_try_comes_afte
     assert (plan.num_waiting, plan.next()) == (0, None)
 
 
+def test_a_place_that_fails_to_start_is_lost_to_its_system_and_to_no_other() -> None:
+    plan = schedule((spec("a", 1), 3), (spec("b", 1), 1), nodes=[Node("here", ("0", "1"), math.inf)])
+    (bad, _), (good, _) = begin_all(plan)
+    plan.ended(bad)
+    plan.retire(bad)
+    assert (plan.next(), plan.to_leave()) == (None, [bad])
+    plan.left(bad)
+    ((other, _),) = begin_all(plan)
+    assert (other.system, other.gpus) == ("b", bad.gpus), "the GPU that failed went to the same system, or to nobody"
+    plan.ended(good)
+    ((again, _),) = begin_all(plan)
+    assert again == good
+
+
+def test_a_system_without_gpus_that_does_not_start_opens_no_further_place_there() -> None:
+    plan = schedule((spec("a", 0), 3), nodes=[Node("here", (), math.inf)])
+    ((place, _),) = begin_all(plan)
+    plan.ended(place)
+    plan.retire(place)
+    assert plan.next() is None
+    plan.left(*plan.to_leave())
+    assert (plan.next(), plan.is_busy, plan.num_waiting) == (None, False, 2)
+
+
 def test_places_never_span_machines() -> None:
     nodes = [Node("a", tuple("012"), math.inf), Node("b", tuple("01234"), math.inf)]
     begun = begin_all(schedule((spec("four", 4), 5), (spec("one", 1), 9), nodes=nodes))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from talkbench.progress import Silent
 from talkbench.workers import contents, envs, uv
 from talkbench.workers.envs import Recipe
 from tests.support import ROOT
+from tests.unit.workers.fakes import gone
 from tests.unit.workers.wheels import PYTHON, make_wheel, use_only
 
 pytestmark = pytest.mark.skipif(
@@ -139,10 +139,11 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(recipe: 
 
 
 def test_a_making_that_was_killed_is_done_again(recipe: Recipe, tmp_path: Path) -> None:
-    fake = tmp_path / "fake" / "uv"
+    fake, pids = tmp_path / "fake" / "uv", tmp_path / "pids"
     fake.parent.mkdir()
     fake.write_text(
-        f'#!/bin/sh\n[ "$1" = venv ] && {sys.executable} -m venv --without-pip "{recipe.folder}" && exit\nsleep 60\n'
+        f'#!/bin/sh\necho $$ >> "{pids}"\n'
+        f'[ "$1" = venv ] && {sys.executable} -m venv --without-pip "{recipe.folder}" && exit\nsleep 60\n'
     )
     fake.chmod(0o755)
     code = (
@@ -150,17 +151,16 @@ def test_a_making_that_was_killed_is_done_again(recipe: Recipe, tmp_path: Path) 
         "make(at(Path(sys.argv[1]), Path(sys.argv[1], 'requirements.lock').read_text()))"
     )
     environment = os.environ | {"PATH": f"{fake.parent}:{os.environ['PATH']}"}
-    host = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment, start_new_session=True
-    )
+    host = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, env=environment)
     try:
         end = time.monotonic() + 20
-        while not recipe.interpreter.exists() and time.monotonic() < end:
+        while (not pids.exists() or len(pids.read_text().split()) < 2) and time.monotonic() < end:
             time.sleep(0.02)
         assert failure(recipe).endswith("is being made by another process: wait for it.")
     finally:
-        os.killpg(host.pid, signal.SIGKILL)
+        host.kill()
         host.wait()
+    assert gone([int(pid) for pid in pids.read_text().split()]), "uv goes on without us"
     assert recipe.interpreter.exists()
     assert "was not made to its end" in (envs.lacking(recipe) or "")
     make(recipe)

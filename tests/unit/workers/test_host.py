@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from talkbench.workers.host import SHIM, WorkerFailedError
+from talkbench.workers.log import WorkerLog
+from talkbench.workers.process import WorkerProcess
 from tests.support import make_clip
 from tests.unit.workers.fakes import FAKES, carrying_any, gone, is_running, job, worker
 
@@ -168,6 +170,16 @@ def test_a_flood_on_stderr_neither_blocks_the_job_nor_fills_the_disk(clip: Path,
     log = tmp_path / "worker.log"
     assert 100_000 < log.stat().st_size < 200_000
     assert "further bytes were not kept" in log.read_text()
+
+
+def test_what_a_worker_says_while_it_is_ended_is_not_kept(tmp_path: Path) -> None:
+    log = WorkerLog(tmp_path / "log")
+    process = WorkerProcess(["yes"], folder=tmp_path, log=log, environment={}, max_line_bytes=100)
+    assert process.next_line(10) is not None
+    before = len(process._lines)
+    process.leave(0.2)
+    log.close()
+    assert len(process._lines) == before
 
 
 def test_a_worker_sees_a_clean_environment(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from talkbench.workers import orphans
 from tests.support import ROOT
 from tests.unit.workers.fakes import gone, is_running
@@ -72,6 +74,15 @@ def test_what_a_host_killed_with_its_guard_has_left_is_ended_by_the_next_one_and
     other.kill()
     other.wait()
     assert gone([other_child])
+
+
+def test_a_process_that_cannot_be_killed_is_named_and_left(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(orphans, "KILL_SECONDS", 0.05)
+    monkeypatch.setattr(orphans, "carrying", lambda _: [1 << 23])
+    orphans.kill_carrying("token")
+    assert f"even by kill -9: {1 << 23}" in caplog.text
 
 
 def test_a_host_that_leaves_by_itself_takes_its_guard_along() -> None:
