@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def draw(output: Output, verdicts: Sequence[Verdict]) -> Figure:
 def _panel(axes: Axes, verdict: Verdict, scale: float) -> None:
     colour = _COLOURS[verdict["passed"]]
     places = range(len(verdict["steps"]) + 1)
-    changes = [0.0, *(step["change"] * scale for step in verdict["steps"])]
+    changes = [0.0, *(nan if step["change"] is None else step["change"] * scale for step in verdict["steps"])]
     axes.axhline(0, color="#9ca3af", linewidth=0.8)
     axes.plot(places, changes, marker="o", markersize=4, color=colour)
     for place, step in enumerate(verdict["steps"], 1):

@@ -18,6 +18,7 @@ from talkbench.errors import TalkbenchError
 from talkbench.metrics import base
 from talkbench.mini.suite import mini_suite
 from talkbench.progress import Progress, Silent
+from talkbench.provenance import device_name
 from talkbench.registry import suggest
 from talkbench.store.run import Run
 from talkbench.validity import battery
@@ -51,7 +52,8 @@ def validity(
         progress: Told about every clip.
 
     Raises:
-        TalkbenchError: If a name is unknown, or there are fewer than two clips.
+        TalkbenchError: If a name is unknown, there are fewer than two clips, two of one name, or the run folder is
+            that of other clips.
     """
     folder = Path(out)
     outputs = [output.id for runner in base.select(list(metrics)) for output in runner.outputs]
@@ -65,6 +67,7 @@ def validity(
         clips = source.run / "clips" / "recorded"
     found = sorted(Path(clips).rglob("*.mp4"))
     tasks = degraded.plan(found, degradations, folder / "clips")
+    degraded.claim(found, folder / "clips")
     if tasks:
         degraded.make(tasks, num_workers=jobs or os.cpu_count() or 1, progress=progress or Silent())
     score(
@@ -132,7 +135,7 @@ def calibrate(
     with tempfile.TemporaryDirectory() as work:
         official = chosen.values(interpreter, found, Path(weights_dir).resolve(), Path(work))
     report.finish()
-    differences = calibration.compare(chosen, Run(Path(out)).current_rows(), official, found)
+    differences = calibration.compare(chosen, Run(Path(out)).current_rows(), official, found, device_name())
     _store(differences, Path(out) / f"calibrate-{oracle}.json")
     return differences
 

@@ -1,8 +1,8 @@
 """One registry for everything that has a name: lazy built-ins, entry points, suggestions on a miss.
 
 Names can be listed without importing the code behind them. A plug-in package adds an entry point to the group
-`talkbench.metrics`; a broken plug-in is a warning, never a crash. Systems, commands and summaries have groups of their own
-(`talkbench.systems`, `talkbench.commands`, `talkbench.summary`).
+`talkbench.metrics`; a broken plug-in is a warning, never a crash. Systems, commands and summaries have groups of their
+own (`talkbench.systems`, `talkbench.commands`, `talkbench.summary`).
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ class _Networks:
         rows = score_clip(record, (self._sync,), None, self._context).rows
         # Weights that nothing vouches for mark the output's name.
         row = next(row for row in rows if row.output.partition("@")[0] == "sync.confidence")
-        if row.reason in {"exception", "out-of-memory"}:
+        if row.reason in {"exception", "out-of-memory", "not-finite", "bad-weights"}:
             raise TalkbenchError(f"{path}: lip sync could not be measured: {row.message}")
         return (None, row.reason) if row.value is None else (round(row.value, 4), None)
 

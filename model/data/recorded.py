@@ -173,10 +173,8 @@ def _refuse_silent(sound_N: Samples) -> None:
 
 def _at_rate(reader: VideoReader, converter: RateConverter) -> Iterator[FrameBatch]:
     for batch in reader.batches():
-        if (converted := converter.convert(batch)) is not None:
-            yield converted
-    if (converted := converter.finish(reader.duration_seconds)) is not None:
-        yield converted
+        yield from converter.push(batch)
+    yield from converter.flush(reader.duration_seconds)
 
 
 def _seconds(path: Path) -> float:

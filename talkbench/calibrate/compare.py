@@ -14,10 +14,11 @@ from PIL import Image
 
 from talkbench.calibrate import environment
 from talkbench.errors import TalkbenchError
+from talkbench.ids import sha256_file
 from talkbench.media import decode, probe
 from talkbench.media.clip import Frames
 from talkbench.metrics.base import declared_id
-from talkbench.metrics.quality import QAlignParams
+from talkbench.metrics.quality import QAlignParams, judged
 from talkbench.metrics.sampling import UniformSample
 
 Row = dict[str, Any]
@@ -35,6 +36,7 @@ class Difference:
         ours: Our value; None if we have none.
         official: The official package's; None if it has none.
         tolerance: Greatest difference that counts as agreement.
+        reason: Why the two were not compared; None if they were.
     """
 
     output: str
@@ -42,6 +44,7 @@ class Difference:
     ours: float | None
     official: float | None
     tolerance: float
+    reason: str | None = None
 
     @property
     def difference(self) -> float | None:
@@ -50,9 +53,9 @@ class Difference:
 
     @property
     def agrees(self) -> bool:
-        """Whether both have a value within the tolerance, or neither has one."""
-        if self.difference is None:
-            return self.ours is None and self.official is None
+        """Whether both were compared and have a value within the tolerance, or neither has one."""
+        if self.difference is None or self.reason is not None:
+            return self.reason is None and self.ours is None and self.official is None
         return abs(self.difference) <= self.tolerance
 
     def as_dict(self) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def _qalign(python: Path, clips: Sequence[Path], weights: Path, work: Path) -> V
     found = json.loads(output.read_text(encoding="utf-8"))["pictures"]
     return {
         f"qalign.{task}": {
-            name: math.fsum(_expected_level(found[path.name][task]["logits"]) for path in own) / len(own)
+            name: math.fsum(_levels([found[path.name][task]["logits"] for path in own])) / len(own)
             for name, own in pictures.items()
         }
         for task in ("quality", "aesthetics")
@@ -131,9 +134,9 @@ def _sampled(clip: Path) -> Iterable[Frames]:
     yield from (frame for _, frame in sample.rest())
 
 
-def _expected_level(logits: Sequence[float]) -> float:
-    shares = np.exp(np.array(logits) - max(logits))
-    return float(shares @ np.array([5.0, 4.0, 3.0, 2.0, 1.0]) / shares.sum())
+def _levels(logits: list[list[float]]) -> list[float]:
+    scores, _ = judged(np.array(logits, dtype=np.float32))
+    return [float(score) for score in scores]
 
 
 def _syncnet(python: Path, clips: Sequence[Path], weights: Path, work: Path) -> Values:
@@ -180,14 +183,17 @@ ORACLES = {
 }
 
 
-def compare(oracle: Oracle, rows: Iterable[Row], official: Values, clips: Sequence[Path]) -> list[Difference]:
+def compare(
+    oracle: Oracle, rows: Iterable[Row], official: Values, clips: Sequence[Path], device: str
+) -> list[Difference]:
     """Return every value of ours beside the official one, by output and clip.
 
     Args:
         oracle: Whose values.
-        rows: Current rows of a run that has scored the clips.
-        official: What it gave.
-        clips: The files; rows are found by their names.
+        rows: Current rows of a run that has scored the clips; those of other files are passed over.
+        official: What it gave; it is not asked for an output whose weight file is absent.
+        clips: The files; rows are found by their bytes.
+        device: Name of the device on which ours must have been computed.
 
     Raises:
         TalkbenchError: If two clips have the same file name.
@@ -195,10 +201,25 @@ def compare(oracle: Oracle, rows: Iterable[Row], official: Values, clips: Sequen
     names = [clip.name for clip in clips]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise TalkbenchError(f"two clips are called {twice[0]}; give a folder in which names are unique.")
-    ours = {(declared_id(row["output"]), row["item"]): row["value"] for row in rows if row["status"] == "ok"}
+    ours = {
+        (declared_id(row["output"]), row["clip_sha256"]): row
+        for row in sorted(rows, key=lambda row: row["written_at"])
+        if row["status"] == "ok"
+    }
+    digests = {clip: sha256_file(clip) for clip in clips}
     return [
-        Difference(output, clip.name, ours.get((output, clip.stem)), official[output].get(clip.name), tolerance)
+        _beside(output, clip.name, ours.get((output, digests[clip])), official.get(output), tolerance, device)
         for output, tolerance in oracle.tolerances.items()
-        if output in official
         for clip in clips
     ]
+
+
+def _beside(
+    output: str, clip: str, row: Row | None, official: dict[str, float] | None, tolerance: float, device: str
+) -> Difference:
+    reason = None
+    if official is None:
+        reason = f"no {_VBENCH_FILES[output.rpartition('.')[2]]} in the weight folder"
+    elif row is not None and row["device"] != device:
+        reason = f"ours was computed on {row['device']}; choose another run folder with --out"
+    return Difference(output, clip, row["value"] if row else None, (official or {}).get(clip), tolerance, reason)

@@ -27,7 +27,7 @@ def calibrate(
     """Show our value and the official package's on the same clips and weights, clip by clip.
 
     The package runs in an environment of its own, installed from a committed lock file the first time. Exit code 3
-    means that a difference is beyond its tolerance.
+    means that a difference is beyond its tolerance, or a value could not be compared.
 
     talkbench calibrate vbench --clips clips/ours --weights-dir weights
     """
@@ -39,7 +39,7 @@ def calibrate(
 
     folder = out or Path("runs") / f"calibrate-{package}"
     found = checks.calibrate(package, clips, weights_dir, folder, python=python, jobs=jobs, progress=console.progress())
-    beyond = [difference for difference in found if not difference.agrees]
+    failed = [difference for difference in found if not difference.agrees]
     if json:
         console.print_json([difference.as_dict() for difference in found])
     else:
@@ -54,9 +54,11 @@ def calibrate(
                 "-" if each.official is None else f"{each.official:.6f}",
                 "-" if each.difference is None else f"{each.difference:+.1e}",
                 f"{each.tolerance:g}",
-                "[green]agrees[/]" if each.agrees else "[red]differs[/]",
+                "[green]agrees[/]" if each.agrees else f"[red]{escape(each.reason or 'differs')}[/]",
             )
         console.out.print(table)
-        console.say(f"{len(found)} values, {len(beyond)} beyond tolerance: {folder / f'calibrate-{package}.json'}")
-    if beyond or not found:
+        num_absent = sum(each.reason is not None for each in failed)
+        counts = f"{len(found)} values, {len(failed) - num_absent} beyond tolerance, {num_absent} not compared"
+        console.say(f"{counts}: {folder / f'calibrate-{package}.json'}")
+    if failed or not found:
         raise typer.Exit(console.EXIT_SOME_FAILED)

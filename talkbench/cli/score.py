@@ -16,7 +16,8 @@ Metrics = Annotated[
     typer.Option(
         "--metric",
         "-m",
-        help="Metric or group: flicker, motion, speed, av, subject, background, smoothness, sync, qalign; vbench, all. "
+        help="Metric or group: flicker, motion, speed, av, subject, background, smoothness, sync (sync_direct and "
+        "sync_frame), sync_official, qalign; vbench (subject, background, smoothness, flicker), all (the default). "
         "Repeat, or separate by commas.",
     ),
 ]
@@ -40,8 +41,14 @@ AllowUnverified = Annotated[
         "--allow-unverified", help="Accept weight files that no published digest vouches for; scores are marked."
     ),
 ]
-Device = Annotated[str | None, typer.Option(help="Where networks run: cpu, cuda (every GPU), cuda:1.")]
-Config = Annotated[Path | None, typer.Option(help="YAML file with these options; the command line wins.")]
+Device = Annotated[str | None, typer.Option(help="Where networks run: cpu (the default), cuda (every GPU), cuda:1.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        help="YAML file with most of these options as keys (metrics, systems, suite, ...; a wrong key lists them all), "
+        "and params: {motion: {noise_levels: 3}}, which has no option; the command line wins."
+    ),
+]
 
 
 def score(

@@ -73,7 +73,9 @@ def _print(verdicts: list[Verdict]) -> None:
     for verdict in verdicts:
         output, harm = known[verdict.output], BY_NAME[verdict.degradation]
         steps = "  ".join(
-            f"{step.level:g}: {step.change * output.scale:+.{output.digits + 1}f}" for step in verdict.steps
+            f"{step.level:g}: "
+            + ("no value" if step.change is None else f"{step.change * output.scale:+.{output.digits + 1}f}")
+            for step in verdict.steps
         )
         table.add_row(
             verdict.output,

@@ -15,7 +15,7 @@ from talkbench.data.manifest import FRAME_RATE
 from talkbench.data.reference import Box
 from talkbench.data.sound import RATE_HZ
 from talkbench.media import probe
-from talkbench.media.clip import FrameBatch, Frames
+from talkbench.media.clip import Frames
 from talkbench.media.decode import RateConverter, VideoReader
 from talkbench.media.encode import write_clip
 
@@ -58,13 +58,10 @@ def _frames(path: Path, orientation: str, face: Box | None) -> Iterator[Frames]:
         for batch in reader.batches():
             # Cropped before frames are repeated or dropped, so that each is cropped once and what waits is small.
             small = [np.asarray(reference.crop(frame_HWC, orientation, face)) for frame_HWC in batch.frames_THWC]
-            yield from _of(converter.convert(replace(batch, frames_THWC=np.stack(small))))
-        yield from _of(converter.finish(reader.duration_seconds))
-
-
-def _of(batch: FrameBatch | None) -> Iterator[Frames]:
-    if batch is not None:
-        yield from batch.frames_THWC
+            for converted in converter.push(replace(batch, frames_THWC=np.stack(small))):
+                yield from converted.frames_THWC
+        for converted in converter.flush(reader.duration_seconds):
+            yield from converted.frames_THWC
 
 
 def _held(frames: Iterator[Frames], count: int) -> Iterator[Frames]:

@@ -11,6 +11,7 @@ import av.error
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from talkbench.errors import Unscorable
@@ -24,8 +25,9 @@ def blocks(path: Path, rate_hz: int, *, first_frame_seconds: float = 0.0) -> Ite
     """Yield the first sound track as consecutive blocks `[N]`, float32 in about [-1, 1].
 
     Channels are mixed by libswresample's standard weights (mean of two channels; centre -3 dB for 5.1) and resampled
-    by its default filter. Sample 0 belongs to the display time of the first video frame: a late track is preceded by
-    silence, what comes before the first frame is cut, gaps in the timestamps are silence.
+    by its default filter; rate and channels may change on the way. Sample 0 belongs to the display time of the first
+    video frame: a late track is preceded by silence, what comes before the first frame is cut, gaps in the timestamps
+    are silence, a second at a time.
 
     Args:
         path: Media file.
@@ -33,25 +35,23 @@ def blocks(path: Path, rate_hz: int, *, first_frame_seconds: float = 0.0) -> Ite
         first_frame_seconds: From `talkbench.media.probe.probe`.
 
     Raises:
-        Undecodable: If the file cannot be opened.
+        Undecodable: If the file cannot be opened; ``broken-timestamps`` if the sound leaps by more than
+            `talkbench.media.probe.MAX_LEAP_SECONDS`.
         Unscorable: ``no-audio`` without a sound track, ``corrupt-audio`` if it breaks off.
     """
     with probe.open_clip(path) as container:
         if not container.streams.audio:
             raise Unscorable("no-audio", "the clip has no audio track")
-        stream = container.streams.audio[0]
-        resampler = AudioResampler(format="flt", layout="mono", rate=rate_hz)
         next_sample = 0
         try:
-            for frame in container.decode(stream):
-                for piece in resampler.resample(frame):
-                    block, next_sample = _placed(piece, first_frame_seconds, rate_hz, next_sample)
-                    if block.size:
-                        yield block
-            for piece in resampler.resample(None):
-                block = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
-                if block.size:
-                    yield block
+            for piece in _resampled(container, rate_hz):
+                missing, samples_N = _placed(piece, first_frame_seconds, rate_hz, next_sample)
+                next_sample += missing + samples_N.size
+                while missing > rate_hz:
+                    yield np.zeros(rate_hz, np.float32)
+                    missing -= rate_hz
+                if missing + samples_N.size:
+                    yield np.concatenate([np.zeros(missing, np.float32), samples_N]) if missing else samples_N
         except (av.error.FFmpegError, EOFError) as error:
             seconds = next_sample / rate_hz
             raise Unscorable(
@@ -78,17 +78,39 @@ def wav(audio_N: Samples | NDArray[np.int16], rate_hz: int) -> bytes:
     return file.getvalue()
 
 
-def _placed(piece: AudioFrame, origin: float, rate_hz: int, next_sample: int) -> tuple[Samples, int]:
-    """Put a resampled piece where its timestamp says; return it and the index after it."""
-    samples: Samples = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
-    if piece.pts is not None and piece.time_base is not None:
-        at = round((float(piece.pts * piece.time_base) - origin) * rate_hz)
-        missing = at - next_sample
-        if missing < 0 and next_sample == 0:
-            samples = samples[-missing:]
-        elif missing > (GAP_SECONDS * rate_hz if next_sample else 0):
-            samples = np.concatenate([np.zeros(missing, np.float32), samples])
-    return samples, next_sample + samples.size
+def _resampled(container: InputContainer, rate_hz: int) -> Iterator[AudioFrame]:
+    """Yield the first sound track as mono; what a resampler gives at its end has no time, but follows the rest."""
+    resampler, setup = None, None
+    for frame in container.decode(container.streams.audio[0]):
+        found = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if resampler is None or found != setup:
+            yield from _rest(resampler)
+            resampler, setup = AudioResampler(format="flt", layout="mono", rate=rate_hz), found
+        yield from resampler.resample(frame)
+    yield from _rest(resampler)
+
+
+def _rest(resampler: AudioResampler | None) -> Iterator[AudioFrame]:
+    for piece in resampler.resample(None) if resampler else ():
+        piece.pts = None
+        yield piece
+
+
+def _placed(piece: AudioFrame, origin: float, rate_hz: int, next_sample: int) -> tuple[int, Samples]:
+    """Return how many samples of silence come before a resampled piece, by its timestamp, and its samples.
+
+    Raises:
+        Undecodable: If it is too much to be believed.
+    """
+    samples_N: Samples = piece.to_ndarray().reshape(-1).astype(np.float32, copy=False)
+    if piece.pts is None or piece.time_base is None:
+        return 0, samples_N
+    missing = round((float(piece.pts * piece.time_base) - origin) * rate_hz) - next_sample
+    if missing < 0 and next_sample == 0:
+        return 0, samples_N[-missing:]
+    if missing > probe.MAX_LEAP_SECONDS * rate_hz:
+        raise probe.leap("sound", next_sample / rate_hz, missing / rate_hz)
+    return missing if missing > (GAP_SECONDS * rate_hz if next_sample else 0) else 0, samples_N
 
 
 class Waveform:

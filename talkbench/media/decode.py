@@ -93,10 +93,10 @@ class VideoReader:
         """Yield all frames in display order, at most `max_frames` and about 16 MB at a time.
 
         Raises:
-            Undecodable: If the track has no frames, breaks off, or cannot be decoded to its end.
+            Undecodable: If the track has no frames, breaks off, leaps by more than
+                `talkbench.media.probe.MAX_LEAP_SECONDS`, or cannot be decoded to its end.
         """
-        size = self._facts.width * self._facts.height * 3
-        capacity = max(1, min(max_frames, MAX_BATCH_BYTES // size))
+        capacity = _capacity(self._facts.width * self._facts.height * 3, max_frames)
         frames: list[Frames] = []
         seconds: list[float] = []
         for frame in self._frames():
@@ -148,6 +148,8 @@ class VideoReader:
             self._first_seconds = at
         at -= self._first_seconds
         if self.num_frames > 0:
+            if at - self._last_seconds > probe.MAX_LEAP_SECONDS:
+                raise probe.leap("picture", self._last_seconds, at - self._last_seconds)
             self._steps.add(round(at - self._last_seconds, 5))
             if len(self._steps) > 8:
                 self._steps = {min(self._steps), max(self._steps)}
@@ -195,35 +197,40 @@ class RateConverter:
     def __init__(self, rate: Fraction) -> None:
         self._rate = rate
         self._held: tuple[Frames, float] | None = None
+        self._chosen: list[Frames] = []
         self._num_out = 0
 
-    def convert(self, batch: FrameBatch) -> FrameBatch | None:
-        """Return the output frames that are certain after `batch`, or None if there are none yet."""
-        chosen: list[Frames] = []
+    def push(self, batch: FrameBatch) -> Iterator[FrameBatch]:
+        """Yield the output frames that are certain after `batch`, in batches as large as a `VideoReader`'s."""
         for frame_HWC, at in zip(batch.frames_THWC, batch.seconds_T, strict=True):
             if self._held is not None:
                 held_HWC, held_at = self._held
-                while self._due() <= (held_at + at) / 2:
-                    chosen.append(held_HWC)
-                    self._num_out += 1
+                while self._num_out / float(self._rate) <= (held_at + at) / 2:
+                    yield from self._choose(held_HWC)
             self._held = (frame_HWC, float(at))
-        return self._batch(chosen)
+        yield from self._batch()
 
-    def finish(self, duration_seconds: float) -> FrameBatch | None:
-        """Return the frames up to the end of the clip."""
-        if self._held is None:
-            return None
-        total = max(self._num_out, math.ceil(duration_seconds * float(self._rate) - _SAME_TIME))
-        chosen = [self._held[0]] * (total - self._num_out)
-        self._num_out = total
-        return self._batch(chosen)
+    def flush(self, duration_seconds: float) -> Iterator[FrameBatch]:
+        """Yield the frames up to the end of the clip."""
+        if self._held is not None:
+            total = math.ceil(duration_seconds * float(self._rate) - _SAME_TIME)
+            while self._num_out < total:
+                yield from self._choose(self._held[0])
+            yield from self._batch()
 
-    def _due(self) -> float:
-        return self._num_out / float(self._rate)
+    def _choose(self, frame_HWC: Frames) -> Iterator[FrameBatch]:
+        self._chosen.append(frame_HWC)
+        self._num_out += 1
+        if len(self._chosen) == _capacity(frame_HWC.size):
+            yield from self._batch()
 
-    def _batch(self, chosen: list[Frames]) -> FrameBatch | None:
-        if not chosen:
-            return None
-        first = self._num_out - len(chosen)
-        seconds: NDArray[np.float64] = np.arange(first, self._num_out) / float(self._rate)
-        return FrameBatch(np.stack(chosen), first, seconds)
+    def _batch(self) -> Iterator[FrameBatch]:
+        if self._chosen:
+            chosen, self._chosen = self._chosen, []
+            first = self._num_out - len(chosen)
+            seconds: NDArray[np.float64] = np.arange(first, self._num_out) / float(self._rate)
+            yield FrameBatch(np.stack(chosen), first, seconds)
+
+
+def _capacity(frame_bytes: int, max_frames: int = MAX_BATCH_FRAMES) -> int:
+    return max(1, min(max_frames, MAX_BATCH_BYTES // frame_bytes))

@@ -19,6 +19,8 @@ from talkbench.errors import Undecodable
 from talkbench.schema import AudioFacts, VideoFacts
 
 FASTEST_BELIEVABLE_RATE = Fraction(240)
+MAX_LEAP_SECONDS = 3600.0
+"""A longer leap from one frame, or one piece of sound, to the next is a broken clock: it is not filled but refused."""
 
 # Code points of ITU-T H.273 (matrix coefficients) -> name. 2 means "unspecified": BT.601 is what every decoder then
 # assumes (measured on PyAV 18, OpenCV 5, decord 0.6 and ffmpeg 5.1; OpenCV < 4.14 ignores the tag altogether).
@@ -149,6 +151,14 @@ def is_cut_short(path: Path, container: InputContainer) -> bool:
     """Tell whether the index of a track promises bytes that the file does not have."""
     size = path.stat().st_size
     return any(e.pos >= 0 and e.pos + e.size > size for stream in container.streams for e in stream.index_entries)
+
+
+def leap(track: str, at_seconds: float, by_seconds: float) -> Undecodable:
+    """Return the refusal of a leap of more than `MAX_LEAP_SECONDS`: ``broken-timestamps``."""
+    return Undecodable(
+        "broken-timestamps",
+        f"after {at_seconds:.2f} s the {track} leaps by {by_seconds:.0f} s, and {MAX_LEAP_SECONDS:.0f} s are believed",
+    )
 
 
 def plain(error: Exception) -> str:

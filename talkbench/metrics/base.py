@@ -48,8 +48,9 @@ BUILTIN = {
 GROUPS = {
     "vbench": ("subject", "background", "smoothness", "flicker"),
     "sync": ("sync", "sync_frame"),
+    "sync_direct": ("sync",),
 }
-"""Names that stand for several runners; ``all`` stands for every registered one."""
+"""Names that stand for other runners than one of that name; ``all`` stands for every registered one."""
 
 RUNNERS = Registry("metric", BUILTIN, "talkbench.metrics", "talkbench score --help")
 
@@ -198,6 +199,9 @@ class Runner(ABC):
 
     def hear(self, samples_N: Samples, first_sample: int) -> None:  # noqa: B027 - deaf runners leave it
         """Take the next sound at `needs.audio_rate_hz`; sample 0 belongs to the time of frame 0."""
+
+    def end_sound(self) -> None:  # noqa: B027 - most runners need not know
+        """Take note that no more sound comes, though frames may."""
 
     @abstractmethod
     def finish(self) -> Scores:

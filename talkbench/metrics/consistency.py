@@ -59,7 +59,7 @@ def _filled(make: Callable[[], nn.Module], state: Mapping[str, Tensor], path: Pa
 class ConsistencyRunner(Runner):
     """Compares features of frames; which features, its subclasses say."""
 
-    version = "1"
+    version = "2"
     params_type = vbench.VBenchParams
     batch_frames: ClassVar[Mapping[str, int]]
     """Frames per batch of the network by type of device, by measured throughput."""

@@ -1,6 +1,6 @@
 """What happens over minutes, from any runner's per-frame series: slope, time until it fails, seams between chunks.
 
-Derived in the same pass as the series, for clips of `MIN_SECONDS` or more. A generator that works in chunks of
+Derived in the same pass as the series, if that covers `MIN_SECONDS` or more. A generator that works in chunks of
 p frames can jump at every p-th frame; one that feeds on its own output can decay. Both vanish in a clip's mean.
 """
 
@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from talkbench.metrics.base import Output
+from talkbench.errors import Unscorable
+from talkbench.metrics.base import Output, Scores
 from talkbench.metrics.series import Terms
 from talkbench.schema import Better, Windows
 
-VERSION = "1"
+VERSION = "2"
 """Enters the score key of every runner with a series."""
 MIN_SECONDS = 30.0
 BASELINE_SECONDS = 10.0
@@ -70,15 +71,27 @@ def outputs(base: Output) -> tuple[Output, ...]:
     return tuple(replace(made, rewards_stillness=base.rewards_stillness) for made in kept)
 
 
-def derive(base: Output, terms: Terms) -> tuple[dict[str, float], dict[str, object]]:
-    """Return drift values by output id, and details, of a series of at least `MIN_SECONDS`."""
+def derive(base: Output, terms: Terms, clip_seconds: float) -> Scores | None:
+    """Return drift of a series, or None if it covers less than `MIN_SECONDS`.
+
+    Details: ``never_failed``, whether no failure was seen; ``seam_period_frames``.
+    """
+    if not len(terms) or terms.seconds_T[-1] - terms.seconds_T[0] < MIN_SECONDS:
+        return None
     windows = terms.windows()
     slope, stable, *seams = outputs(base)
-    values = {slope.id: slope_per_minute(windows), stable.id: stable_seconds(windows, base.better)}
-    details: dict[str, object] = {"never_failed": values[stable.id] >= len(windows.values) * windows.seconds}
+    found = Scores({slope.id: slope_per_minute(windows)}, details={"never_failed": True})
+    try:
+        found.values[stable.id] = stable_seconds(windows, base.better, clip_seconds)
+        found.details["never_failed"] = found.values[stable.id] >= len(windows.values) * windows.seconds
+    except Unscorable as error:
+        found.missing[stable.id] = error
     for seam in seams:
-        values[seam.id], details["seam_period_frames"] = seam_strength(terms.values_T, base.better)
-    return values, details
+        try:
+            found.values[seam.id], found.details["seam_period_frames"] = seam_strength(terms.values_T, base.better)
+        except Unscorable as error:
+            found.missing[seam.id] = error
+    return found
 
 
 def slope_per_minute(windows: Windows) -> float:
@@ -88,14 +101,20 @@ def slope_per_minute(windows: Windows) -> float:
     return float(np.median((values[later] - values[earlier]) / (at[later] - at[earlier]))) * 60.0
 
 
-def stable_seconds(windows: Windows, better: Better | None) -> float:
-    """Return the time of the first of `FAILURE_WINDOWS` windows in a row that are out of bounds, or the clip's length.
+def stable_seconds(windows: Windows, better: Better | None, clip_seconds: float) -> float:
+    """Return the time of the first of `FAILURE_WINDOWS` windows in a row that are out of bounds, or the series' length.
 
-    Bounds: the median of the first 10 s, minus `FAILURE_SPREADS` robust spreads of neighbouring windows (so that a
+    A series that is in bounds as long as it goes on, but ends so long before its clip that a failure would have been
+    seen, says nothing: the face may have left.
+
+    Bounds: the median of its first 10 s, minus `FAILURE_SPREADS` robust spreads of neighbouring windows (so that a
     slow trend does not widen them) and at least 0.2 % of the level; on both sides if neither direction is better.
+
+    Raises:
+        Unscorable: ``ends-early``.
     """
     values, at = _present(windows)
-    level = float(np.median(values[at < BASELINE_SECONDS])) if (at < BASELINE_SECONDS).any() else float(values[0])
+    level = float(np.median(values[at < at[0] + BASELINE_SECONDS]))
     steps = np.diff(values)
     spread = _MAD_TO_SIGMA * float(np.median(np.abs(steps - np.median(steps)))) / np.sqrt(2)
     allowed = max(FAILURE_SPREADS * spread, MIN_RELATIVE_DROP * abs(level))
@@ -103,7 +122,12 @@ def stable_seconds(windows: Windows, better: Better | None) -> float:
     out = (worse > allowed).astype(np.int64)
     run = np.convolve(out, np.ones(FAILURE_WINDOWS, dtype=np.int64), mode="valid")
     failing = np.flatnonzero(run == FAILURE_WINDOWS)
-    return float(at[failing[0]]) if failing.size else len(windows.values) * windows.seconds
+    if failing.size:
+        return float(at[failing[0]])
+    end = len(windows.values) * windows.seconds
+    if clip_seconds - end > FAILURE_WINDOWS * float(np.median(np.diff(at))):
+        raise Unscorable("ends-early", f"stable for {end:.0f} s, and unknown for the rest of {clip_seconds:.0f} s")
+    return end
 
 
 def seam_strength(values_T: Curve, better: Better | None) -> tuple[float, int]:
@@ -112,7 +136,12 @@ def seam_strength(values_T: Curve, better: Better | None) -> tuple[float, int]:
     The series minus its running median is folded at every period of 8 to 125 frames; a jump counts by the lower
     quartile over its repeats, so that single events (a blink, a cut) do not: on clips without seams 2 is rarely
     reached. The multiples of a period show the same jump; the shortest is reported.
+
+    Raises:
+        Unscorable: ``too-few-terms`` for the shortest period.
     """
+    if len(values_T) < (least := SHORTEST_PERIOD * MIN_REPEATS):
+        raise Unscorable("too-few-terms", f"seams need {least} terms, the series has {len(values_T)}")
     from scipy.ndimage import median_filter  # 0.2 s to import: only clips of 30 s or more pay for it
 
     residual = _worse(values_T - median_filter(values_T, size=2 * SHORTEST_PERIOD + 1, mode="nearest"), better)
@@ -123,7 +152,7 @@ def seam_strength(values_T: Curve, better: Better | None) -> tuple[float, int]:
         repeats = len(residual) // period
         folded = np.quantile(residual[: repeats * period].reshape(repeats, period), 0.25, axis=0)
         strengths[period] = float(folded.max()) / max(spread, floor)
-    strongest = max(strengths.values(), default=0.0)
+    strongest = max(strengths.values())
     if strongest <= 0:
         return 0.0, 0
     period = min(p for p, strength in strengths.items() if strength >= SAME_JUMP * strongest)

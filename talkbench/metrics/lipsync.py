@@ -219,6 +219,11 @@ class Match:
         return len(self._rows) // NUM_SHIFTS
 
     @property
+    def _heard(self) -> int:
+        """Frames of sound since the cut began; negative if it begins later."""
+        return self._sound.num_frames - self.first_frame
+
+    @property
     def oldest_feature(self) -> int:
         """The first audio feature of the clip that may still be asked for."""
         return self.first_frame + max(0, self.num_rows - MAX_SHIFT)
@@ -243,12 +248,12 @@ class Match:
     @property
     def complete(self) -> bool:
         """Whether neither more frames nor more sound can change the result."""
-        heard = self._sound.num_frames - self.first_frame
+        heard = self._heard
         return self.ended and (self._sound.closed or heard >= self.num_frames) and not self._lips
 
     def advance(self) -> None:
         """Compute the distances that the sound so far allows."""
-        heard = self._sound.num_frames - self.first_frame
+        heard = self._heard
         sure = min(self.num_frames, heard) - WINDOW_FRAMES
         final = self.ended and (self._sound.closed or heard >= self.num_frames)
         while self._lips:
@@ -272,6 +277,9 @@ class Match:
 
     def _look(self) -> None:
         """Run the lip network over the crops that wait, and keep the last four for the next run."""
+        if self._sound.closed and self.num_frames - len(self._crops) >= self._heard - WINDOW_FRAMES:
+            self._crops = self._crops[1 - WINDOW_FRAMES :]  # what lies beyond the end of the sound is never compared
+            return
         import torch
 
         frames_TCHW = torch.from_numpy(np.stack(self._crops)[..., ::-1].transpose(0, 3, 1, 2).copy())

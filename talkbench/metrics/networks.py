@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from talkbench.metrics.base import Context
+from talkbench.weights.read import BadWeights
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 _MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _KEPT_BYTES = 1 << 30
 
-_loaded: dict[tuple[str, str, str, str], nn.Module] = {}
+_loaded: dict[tuple[str, str, str, str], nn.Module | BadWeights] = {}
+"""What became of every file: a wrong one is not read again either."""
 
 
 def load(context: Context, weight: str, build: Callable[[Path], Net], variant: str = "") -> Net:
@@ -33,7 +35,7 @@ def load(context: Context, weight: str, build: Callable[[Path], Net], variant: s
         variant: Tells networks of one file apart (precision).
 
     Raises:
-        TalkbenchError: If the file is not what its name promises.
+        BadWeights: If the file is not what its name promises.
     """
     import torch
 
@@ -44,8 +46,15 @@ def load(context: Context, weight: str, build: Callable[[Path], Net], variant: s
     file = context.weights[weight]
     key = (weight, file.sha256, context.device, variant)
     if key not in _loaded:
-        _loaded[key] = build(file.path).to(context.device).eval().requires_grad_(False)
-    return _loaded[key]  # type: ignore[return-value]
+        try:
+            _loaded[key] = build(file.path).to(context.device).eval().requires_grad_(False)
+        except BadWeights as error:
+            _loaded[key] = BadWeights(*error.args)  # the error itself would keep alive what was being loaded
+            raise
+    found = _loaded[key]
+    if isinstance(found, BadWeights):
+        raise BadWeights(*found.args)
+    return found  # type: ignore[return-value]
 
 
 @functools.cache

@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +54,8 @@ UNINFORMATIVE_SHARE = 0.95
 MARGIN_RGB = (122, 116, 104)
 BATCH = {"cpu": 2, "cuda": 8}
 
+GpuPrecision = Literal["float16", "bfloat16"]
+
 
 @dataclass(frozen=True)
 class QAlignParams:
@@ -79,8 +81,27 @@ class QAlignParams:
     bos_id: int = 1
     frames_per_second: float = 1.0
     min_frames: int = 8
-    gpu_precision: Literal["float16", "bfloat16"] = "float16"
+    gpu_precision: GpuPrecision = "float16"
     int8_language: bool = False
+
+    def __post_init__(self) -> None:
+        known = get_args(GpuPrecision)
+        if self.gpu_precision not in known:
+            raise TalkbenchError(f"gpu_precision {self.gpu_precision!r} is not known. Known: {', '.join(known)}.")
+        if not self.frames_per_second > 0:
+            raise TalkbenchError(f"frames_per_second is {self.frames_per_second}; it must be above 0.")
+        if not self.min_frames >= 1:
+            raise TalkbenchError(f"min_frames is {self.min_frames}; it must be at least 1.")
+        before, _, after = self.prompt.partition(IMAGE_SLOT)
+        if not after or IMAGE_SLOT in after:
+            raise TalkbenchError(f"prompt is {self.prompt!r}; it must have one {IMAGE_SLOT} with words after it.")
+        try:
+            for part in (before, after):
+                part.format(task=self.quality_word, kind=self.kind)
+        except (KeyError, IndexError, ValueError) as error:
+            raise TalkbenchError(
+                f"prompt is {self.prompt!r}; of braces it may have {{task}} and {{kind}} only."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -124,14 +145,8 @@ def judged(logits_BA: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray
 
 
 def question(words: SentencePieceProcessor, params: QAlignParams, task: str) -> Question:
-    """Return the ids of the prompt about `task`; the pieces before and after the picture are tokenised apart.
-
-    Raises:
-        TalkbenchError: If the prompt does not have exactly one place for the picture.
-    """
-    before, slot, after = params.prompt.partition(IMAGE_SLOT)
-    if not slot or not after or IMAGE_SLOT in after:
-        raise TalkbenchError(f"qalign: the prompt needs one {IMAGE_SLOT} with words after it; it is {params.prompt!r}.")
+    """Return the ids of the prompt about `task`; the pieces before and after the picture are tokenised apart."""
+    before, _, after = params.prompt.partition(IMAGE_SLOT)
     first, second = (part.format(task=task, kind=params.kind) for part in (before, after))
     return Question((params.bos_id, *words.encode(first)), tuple(words.encode(second)))
 

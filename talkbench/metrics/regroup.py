@@ -29,8 +29,9 @@ class Regroup:
             self._seconds.append(float(at))
             if len(self._frames) == self._size:
                 yield from self.flush()
-        # What waits must not keep the whole batch alive.
-        self._frames = [frame.copy() for frame in self._frames]
+        # What waits must not keep the whole batch alive; what waited before has been copied.
+        if new := min(len(batch.frames_THWC), len(self._frames)):
+            self._frames[-new:] = [frame.copy() for frame in self._frames[-new:]]
 
     def flush(self) -> Iterator[tuple[Frames, NDArray[np.float64]]]:
         """Yield what waits, if anything does."""

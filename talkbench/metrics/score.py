@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -26,6 +26,7 @@ from talkbench.metrics.base import RUNNERS, Context, Output, Runner, Scores, par
 from talkbench.provenance import device_name, environment_id
 from talkbench.schema import ClipRecord, DecodedFacts, Problem, ScoreRow, Sidecar
 from talkbench.weights.catalog import WeightFile, WeightsKind
+from talkbench.weights.read import BadWeights
 
 _log = logging.getLogger(__name__)
 
@@ -109,16 +110,9 @@ class _Lane:
             return None
         try:
             return call(*arguments)
-        except Unscorable as error:
-            self.problem = Problem(status=error.status, reason=error.reason, message=error.message)
-        except MemoryError as error:
-            self.problem = Problem(status="failed", reason="out-of-memory", message=f"{self.metric.name}: {error}")
         except Exception as error:  # noqa: BLE001
             # A third party's exception costs this metric on this clip, never the rest of the run.
-            _log.exception("%s failed in %s", self.metric.name, step)
-            self.problem = Problem(
-                status="failed", reason="exception", message=f"{type(error).__name__} in {step}: {error}"
-            )
+            self.problem = _problem(error, step, self.metric.name)
         return None
 
     @property
@@ -128,6 +122,23 @@ class _Lane:
     @property
     def hears(self) -> int | None:
         return self.runner.needs.audio_rate_hz if self.problem is None else None
+
+
+def _problem(error: Exception, step: str, whose: str) -> Problem:
+    """Return an exception as the reason of rows; one that explains nothing leaves its traceback in the log."""
+    if isinstance(error, Unscorable):
+        return Problem(status=error.status, reason=error.reason, message=error.message)
+    if isinstance(error, BadWeights):
+        return Problem(status="failed", reason="bad-weights", message=str(error))
+    what = type(error).__name__
+    if isinstance(error, MemoryError) or what == "OutOfMemoryError" or "ALLOC_FAILED" in str(error):
+        reason = "out-of-memory"
+    elif isinstance(error, FloatingPointError):
+        reason = "not-finite"
+    else:
+        _log.error("%s failed in %s", whose, step, exc_info=error)
+        reason = "exception"
+    return Problem(status="failed", reason=reason, message=f"{what} in {step}: {error}")
 
 
 @dataclass
@@ -164,18 +175,19 @@ def score_clip(
             if lane.runner.needs.truth or lane.runner.needs.timing:
                 lane.problem = sidecar
         sidecar = None
-    if record.problem is None and record.video is not None:
+    problem = record.problem
+    if problem is None and record.video is not None:
         try:
             record = _Pass(record, sidecar, lanes, context).run()
-        except Unscorable as error:
-            problem = Problem(status=error.status, reason=error.reason, message=error.message)
-            record = record.model_copy(update={"problem": problem})
-    if record.problem is not None:
+        except Exception as error:  # noqa: BLE001 - one clip never ends a run
+            problem = _problem(error, "decoding", record.path)
+            if isinstance(error, Unscorable):  # else it may be gone the next time
+                record = record.model_copy(update={"problem": problem})
+    if problem is not None:
         for lane in lanes:
-            lane.problem = record.problem
+            lane.problem = problem
     seconds = time.perf_counter() - began
-    rows = [row for lane in lanes for row in _rows(record, lane, seconds, context)]
-    return Scored(record, rows)
+    return Scored(record, [row for lane in lanes for row in _rows(record, lane, seconds, context)])
 
 
 def _lane(metric: Metric, context: Context) -> _Lane:
@@ -209,14 +221,18 @@ class _Pass:
                 # Beside a GPU the next frames are decoded meanwhile; a CPU has no idle time to fill.
                 with ahead(reader.batches()) if self._overlap else nullcontext(reader.batches()) as batches:
                     for batch in batches:
-                        self._show(batch)
-                        self._listen(float(batch.seconds_T[-1]))
-                self._end_frames(reader.duration_seconds)
+                        for rate, converter in self._converters.items():
+                            self._show(rate, converter.push(batch))
+                        self._show(None, [batch])
+                for rate, converter in self._converters.items():
+                    self._show(rate, converter.flush(reader.duration_seconds))
         self._listen(math.inf)
+        record = self._record if reader is None else self._with_facts(reader)
+        assert record.decoded is not None  # noqa: S101 - without a reader it was there
         for lane in self._lanes:
             lane.scores = lane.guard("finish", lane.runner.finish)
-            lane.guard("drift", _derive_drift, lane)
-        return self._record if reader is None else self._with_facts(reader)
+            lane.guard("drift", _derive_drift, lane, record.decoded.duration_seconds)
+        return record
 
     def _start(self) -> None:
         for lane in self._lanes:
@@ -233,19 +249,13 @@ class _Pass:
             lane.guard("start", _refuse_deaf, needs.audio_rate_hz, facts)
             lane.guard("start", lane.runner.start, facts)
 
-    def _show(self, batch: FrameBatch) -> None:
-        by_rate: dict[Fraction | None, FrameBatch | None] = {None: batch}
-        by_rate.update((rate, converter.convert(batch)) for rate, converter in self._converters.items())
-        self._deliver(by_rate)
-
-    def _end_frames(self, duration_seconds: float) -> None:
-        self._deliver({rate: converter.finish(duration_seconds) for rate, converter in self._converters.items()})
-
-    def _deliver(self, by_rate: Mapping[Fraction | None, FrameBatch | None]) -> None:
-        for lane in self._lanes:
-            frames = by_rate.get(lane.runner.needs.frame_rate) if lane.wants_frames else None
-            if frames is not None:
-                lane.guard("update", lane.runner.update, frames)
+    def _show(self, rate: Fraction | None, batches: Iterable[FrameBatch]) -> None:
+        """Deliver frames at a rate that runners ask for, None for the clip's own, and the sound up to them."""
+        for batch in batches:
+            for lane in self._lanes:
+                if lane.wants_frames and lane.runner.needs.frame_rate == rate:
+                    lane.guard("update", lane.runner.update, batch)
+            self._listen(float(batch.seconds_T[-1]))
 
     def _open_ears(self) -> dict[int, Iterator[Samples]]:
         if self._record.audio is None:
@@ -259,11 +269,12 @@ class _Pass:
             while rate in self._ears and self._heard[rate] < until_seconds * rate:
                 try:
                     block = next(self._ears[rate], None)
-                except Unscorable as error:
-                    self._audio_problem = Problem(status=error.status, reason=error.reason, message=error.message)
+                except Exception as error:  # noqa: BLE001 - costs the metrics that listen
+                    self._audio_problem = _problem(error, "decoding the sound", self._record.path)
                     block = None
                 if block is None:
                     del self._ears[rate]
+                    self._end_sound(rate)
                 else:
                     self._tell(rate, block, self._heard[rate])
                     self._heard[rate] += block.size
@@ -274,6 +285,13 @@ class _Pass:
         for lane in self._lanes:
             if lane.hears == rate:
                 lane.guard("hear", lane.runner.hear, block, first_sample)
+
+    def _end_sound(self, rate: int) -> None:
+        for lane in self._lanes:
+            if lane.hears == rate and self._audio_problem is not None:
+                lane.problem = self._audio_problem
+            elif lane.hears == rate:
+                lane.guard("end_sound", lane.runner.end_sound)
 
     def _with_facts(self, reader: decode.VideoReader) -> ClipRecord:
         notes = list(self._record.notes)
@@ -292,9 +310,6 @@ class _Pass:
             audio_seconds=round(heard, 4) if self._record.audio is not None else None,
             waveform=tuple(self._waveform.peaks),
         )
-        for lane in self._lanes:
-            if lane.hears and self._audio_problem is not None:
-                lane.problem = self._audio_problem
         return self._record.model_copy(update={"decoded": decoded, "notes": tuple(dict.fromkeys(notes))})
 
 
@@ -303,19 +318,23 @@ def _refuse_deaf(rate_hz: int | None, facts: ClipFacts) -> None:
         raise Unscorable("no-audio", "the clip has no audio track")
 
 
-def _derive_drift(lane: _Lane) -> None:
-    """Add slope, stable time and seams of every output with a series, if the clip is long enough for them."""
+def _derive_drift(lane: _Lane, clip_seconds: float) -> None:
+    """Add slope, stable time and seams of every output with a series, if that is long enough for them."""
     for output in lane.runner.outputs:
         terms = lane.scores.series.get(output.id) if lane.scores else None
-        if terms is not None and len(terms) and terms.seconds_T[-1] >= drift.MIN_SECONDS:
-            values, details = drift.derive(output, terms)
-            lane.drift[output.id] = Scores(values, details=details)
+        if terms is not None and (found := drift.derive(output, terms, clip_seconds)) is not None:
+            lane.drift[output.id] = found
 
 
-def _rows(record: ClipRecord, lane: _Lane, seconds: float, context: Context) -> Iterator[ScoreRow]:
-    """Yield one row per output, and those of its drift."""
+def _rows(record: ClipRecord, lane: _Lane, seconds: float, context: Context) -> list[ScoreRow]:
+    """Return one row per output, and those of its drift; what a runner returned may still be unfit for rows."""
+    made = lane.guard("rows", lambda: list(_each_row(record, lane, seconds, context)))
+    return list(_each_row(record, lane, seconds, context)) if made is None else made
+
+
+def _each_row(record: ClipRecord, lane: _Lane, seconds: float, context: Context) -> Iterator[ScoreRow]:
     for output in lane.runner.outputs:
-        terms = lane.scores.series.get(output.id) if lane.scores else None
+        terms = lane.scores.series.get(output.id) if lane.scores and lane.problem is None else None
         windows = terms.windows() if terms is not None and len(terms) else None
         yield _row(record, lane, output, seconds, context, windows=windows)
         if output.id in lane.drift and lane.problem is None:

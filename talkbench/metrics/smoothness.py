@@ -100,7 +100,7 @@ class SmoothnessRunner(Runner):
     """`vbench.motion_smoothness` in [0, 1], higher is smoother."""
 
     name = "smoothness"
-    version = "1"
+    version = "2"
     outputs = vbench.outputs(
         "motion_smoothness",
         "Motion-S",

@@ -11,12 +11,13 @@ not grow with the clip but for 124 bytes per frame and track.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from talkbench.errors import Unscorable
+from talkbench.errors import TalkbenchError, Unscorable
 from talkbench.media.clip import ClipFacts, FrameBatch, Frames, Samples
 from talkbench.metrics.base import Runner, Scores
 from talkbench.metrics.crops import Boxes, crop
@@ -58,6 +59,16 @@ class SyncParams:
     crop_margin: float = 0.4
     cut_threshold: float = 27.0
     cut_min_frames: int = 15
+
+    def __post_init__(self) -> None:
+        for name in (
+            "min_track_frames", "max_gap_frames", "cut_min_frames", "min_face_px", "crop_margin", "cut_threshold"
+        ):  # fmt: skip
+            if not getattr(self, name) >= 0:
+                raise TalkbenchError(f"{name} is {getattr(self, name)}; it must be at least 0.")
+        for name in ("min_score", "detector_scale"):
+            if not 0 < getattr(self, name) <= 1:
+                raise TalkbenchError(f"{name} is {getattr(self, name)}; it must be above 0 and at most 1.")
 
 
 @dataclass
@@ -112,15 +123,19 @@ class SyncRunner(Runner):
     """
 
     name = "sync"
-    version = "2"
+    version = "3"
     outputs = outputs("sync", "")
     needs = needed("s3fd", "syncnet")
     params_type = SyncParams
 
     def start(self, clip: ClipFacts) -> None:
-        """Forget the previous clip."""
-        del clip
+        """Forget the previous clip.
+
+        Raises:
+            Unscorable: If frames are too small for the face detector.
+        """
         params: SyncParams = self.params
+        refuse_smallness(clip, params)
         self._net, self._batch = load_syncnet(self.context), Batch(BATCH_WINDOWS)
         self._finder = FaceFinder(self.context, params.min_score, params.detector_scale, GROUP_FRAMES)
         self._sound = Sound(self._net, self._batch)
@@ -151,13 +166,18 @@ class SyncRunner(Runner):
             face.match.advance()
         self._settle()
 
+    def end_sound(self) -> None:
+        """Settle the tracks that waited for more."""
+        self._sound.close()
+        self._settle()
+
     def finish(self) -> Scores:
         """Return the scores of the face that fits the sound best."""
         for frames_THWC, _ in self._regroup.flush():
             self._look(frames_THWC)
         while self._waiting:
             self._follow(*self._waiting.popleft())
-        refuse_silence(self._sound)
+        refuse_silence(self._sound.peak)
         self._sound.close()
         self._end(self._tracker.cut())
         self._settle()
@@ -237,6 +257,23 @@ class SyncRunner(Runner):
             del self._frames[number]
         asked = [face.match.oldest_feature for face in [*faces, *self._ended]]
         self._sound.forget(min([*asked, self._num_frames]))
+
+
+def refuse_smallness(clip: ClipFacts, params: SyncParams) -> None:
+    """Raise if the reduced frames leave nothing for the face detector's last scales.
+
+    Raises:
+        Unscorable: ``too-small``.
+    """
+    from talkbench.nets.s3fd import MIN_SIDE_PX
+
+    if round(min(clip.width, clip.height) * params.detector_scale) < MIN_SIDE_PX:
+        least_px = math.ceil((MIN_SIDE_PX - 0.5) / params.detector_scale)
+        raise Unscorable(
+            "too-small",
+            f"the face detector needs sides of {least_px} px (detector_scale {params.detector_scale:g}), and the clip "
+            f"measures {clip.width}x{clip.height}",
+        )
 
 
 def why_not(params: SyncParams, num_frames: int, most_faces: int, largest_px: float) -> Unscorable:

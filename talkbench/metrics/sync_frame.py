@@ -69,14 +69,18 @@ def needed(*weights: str) -> Needs:
     return Needs(frame_rate=Fraction(FRAME_RATE), audio_rate_hz=RATE_HZ, weights=weights)
 
 
-def refuse_silence(sound: Sound) -> None:
-    """Raise if the sound says nothing.
+def refuse_silence(peak: float, what: str = "the sound track") -> None:
+    """Raise if a sound says nothing.
+
+    Args:
+        peak: Its greatest sample, of full scale.
+        what: What is heard, for the message.
 
     Raises:
         Unscorable: ``silent``.
     """
-    if sound.peak < SILENT_PEAK:
-        raise Unscorable("silent", f"the sound track is silent: its peak is {sound.peak:.1e} of full scale")
+    if peak < SILENT_PEAK:
+        raise Unscorable("silent", f"{what} is silent: its peak is {peak:.1e} of full scale")
 
 
 def refuse_brevity(found: Agreement, sound: Sound) -> None:
@@ -115,7 +119,7 @@ class SyncFrameRunner(Runner):
     """`sync.frame.*`: SyncNet on whole frames. One term per frame, five frames fewer than the clip has."""
 
     name = "sync_frame"
-    version = "1"
+    version = "2"
     outputs = outputs("sync.frame", "frame")
     needs = needed("syncnet")
 
@@ -138,9 +142,13 @@ class SyncFrameRunner(Runner):
         self._sound.hear(samples_N)
         self._match.advance()
 
+    def end_sound(self) -> None:
+        """Look at no frames beyond it."""
+        self._sound.close()
+
     def finish(self) -> Scores:
         """Return the scores of the whole frame."""
-        refuse_silence(self._sound)
+        refuse_silence(self._sound.peak)
         self._sound.close()
         self._match.end()
         found = self._match.result()

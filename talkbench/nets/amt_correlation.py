@@ -69,7 +69,8 @@ class OneWay:
         """Return 4 * 49 correlations around where each position's flow points: level by level, x slower than y."""
         height, width = flow_B2HW.shape[-2:]
         device = flow_B2HW.device
-        grid_2HW = torch.stack(torch.meshgrid(torch.arange(width), torch.arange(height), indexing="xy")).to(device)
+        x_W, y_H = torch.arange(width, device=device), torch.arange(height, device=device)
+        grid_2HW = torch.stack(torch.meshgrid(x_W, y_H, indexing="xy"))
         at_BQ2 = (flow_B2HW + grid_2HW).flatten(2).transpose(1, 2)
         step_W = torch.arange(WINDOW, device=device, dtype=at_BQ2.dtype) - WINDOW // 2
         offsets_WW2 = torch.stack(torch.meshgrid(step_W, step_W, indexing="ij"), dim=-1)
@@ -85,7 +86,8 @@ class OneWay:
         at_BQ2 = at_BQ2[:, start : start + self._num_rows]
         num_pairs, num_rows = at_BQ2.shape[:2]
         volume = self._volumes[level] if self._volumes is not None else self._volume(level, start, start + num_rows)
-        last_2 = at_BQ2.new_tensor([volume.shape[-1] - 1, volume.shape[-2] - 1])
-        at_NWW2 = (at_BQ2 / 2**level)[:, :, None, None].add(offsets_WW2).flatten(0, 1)
-        found = functional.grid_sample(volume, (2 * at_NWW2 / last_2 - 1).to(volume.dtype), align_corners=True)
+        x_NWW, y_NWW = (at_BQ2 / 2**level)[:, :, None, None].add(offsets_WW2).flatten(0, 1).unbind(dim=-1)
+        last_row, last_column = volume.shape[-2] - 1, volume.shape[-1] - 1
+        share_NWW2 = torch.stack([2 * x_NWW / last_column - 1, 2 * y_NWW / last_row - 1], dim=-1)
+        found = functional.grid_sample(volume, share_NWW2.to(volume.dtype), align_corners=True)
         return found.view(num_pairs, num_rows, WINDOW**2)

@@ -1,12 +1,26 @@
-"""How many items a network takes at a time: half as many, and so on, when a device has no memory for more."""
+"""How networks are called: without gradients, in whole float32, and with as many items as the device has memory for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Have CUDA compute float32 as float32 in the block: by default its convolutions round to 10 bits first (TF32)."""
+    from torch.backends import cuda, cudnn
+
+    before = cudnn.allow_tf32, cuda.matmul.allow_tf32
+    cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
 
 
 class Rows(Protocol):
@@ -31,7 +45,7 @@ class Batch:
     def run(self, forward: Callable[..., Tensor], *rows: Rows) -> Tensor:
         """Return what `forward` returns for all items, joined; it gets `size` items of each of `rows` at a time.
 
-        Without gradients.
+        Without gradients and without TF32.
 
         Raises:
             torch.cuda.OutOfMemoryError: If not even one item fits.
@@ -40,7 +54,7 @@ class Batch:
 
         parts = []
         start = 0
-        with torch.inference_mode():
+        with torch.inference_mode(), whole_float32():
             while start < len(rows[0]):
                 size = self.size
                 try:

@@ -37,18 +37,19 @@ class Preprocess:
 
     def __call__(self, frames_THWC: Tensor) -> Tensor:
         """Return frames_TCHW, float32, normalised, of uint8 RGB frames, on the device they are on."""
+        mean_C11, std_C11 = (
+            torch.tensor(values, device=frames_THWC.device).mul(255)[:, None, None] for values in (self.mean, self.std)
+        )
         # One by one, so that only one frame at a time exists as floats at its full size.
-        return torch.cat([self._one(frame_1HWC) for frame_1HWC in torch.split(frames_THWC, 1)])
+        resized = [(self._one(frame_1HWC) - mean_C11) / std_C11 for frame_1HWC in torch.split(frames_THWC, 1)]
+        return torch.cat(resized)
 
     def _one(self, frame_1HWC: Tensor) -> Tensor:
         size = short_side_to(self.side_px, *frame_1HWC.shape[1:3])
         frame_1CHW = functional.interpolate(
             frame_1HWC.permute(0, 3, 1, 2).float().contiguous(), size=size, mode=self.mode
         )
-        if self.crop:
-            frame_1CHW = centre_crop(frame_1CHW, self.side_px)
-        mean_C11, std_C11 = (frame_1CHW.new_tensor(values).mul(255)[:, None, None] for values in (self.mean, self.std))
-        return (frame_1CHW - mean_C11) / std_C11
+        return centre_crop(frame_1CHW, self.side_px) if self.crop else frame_1CHW
 
 
 def short_side_to(side_px: int, height: int, width: int) -> tuple[int, int]:

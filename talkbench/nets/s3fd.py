@@ -13,12 +13,15 @@ Legend: B images, C channels, H and W pixels, P priors (cells of all six scales)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache, reduce
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+POOLS_ROUND_UP = (False, False, True, False, False)
+MIN_SIDE_PX = reduce(lambda side, rounds_up: 2 * side - rounds_up, reversed(POOLS_ROUND_UP), 1)
+"""Of an image of which the last pool still has a pixel: 28."""
 STEPS = (4, 8, 16, 32, 64, 128)
 PRIOR_PX = (16, 32, 64, 128, 256, 512)
 MEAN_RGB = (123.0, 117.0, 104.0)
@@ -42,11 +45,12 @@ class ChannelNorm(nn.Module):
 def _trunk() -> nn.ModuleList:
     layers: list[nn.Module] = []
     inputs = 3
-    for stage, (width, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+    stages = [(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]
+    for (width, count), rounds_up in zip(stages, POOLS_ROUND_UP, strict=True):
         for _ in range(count):
             layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
             inputs = width
-        layers.append(nn.MaxPool2d(2, 2, ceil_mode=stage == 2))
+        layers.append(nn.MaxPool2d(2, 2, ceil_mode=rounds_up))
     layers += [nn.Conv2d(512, 1024, 3, padding=6, dilation=6), nn.ReLU(inplace=True)]
     layers += [nn.Conv2d(1024, 1024, 1), nn.ReLU(inplace=True)]
     return nn.ModuleList(layers)
@@ -82,8 +86,7 @@ class S3FD(nn.Module):
             images_BCHW: RGB in 0 to 255.
         """
         weight = next(self.vgg.parameters())
-        mean = torch.tensor(MEAN_RGB, device=weight.device, dtype=weight.dtype)
-        x_BCHW = images_BCHW.to(weight.device, weight.dtype) - mean[:, None, None]
+        x_BCHW = images_BCHW.to(weight.device, weight.dtype) - _mean_C11(weight.device).to(weight.dtype)
         found = []
         for number, layer in enumerate(self.vgg):
             x_BCHW = layer(x_BCHW)
@@ -112,17 +115,29 @@ class S3FD(nn.Module):
             grids.append((source_BCHW.shape[2], source_BCHW.shape[3]))
         offsets_BP4 = torch.cat(offsets, dim=1)
         height, width = images_BCHW.shape[2:]
-        return torch.cat(faces, dim=1), decode(offsets_BP4, priors(height, width, grids).to(offsets_BP4))
+        priors_P4 = priors(height, width, tuple(grids), offsets_BP4.device).to(offsets_BP4.dtype)
+        return torch.cat(faces, dim=1), decode(offsets_BP4, priors_P4)
 
 
-def priors(height: int, width: int, grids: Sequence[tuple[int, int]]) -> Tensor:
-    """Return centre x, centre y, width and height of every prior in units of the image's sides, [P, 4]."""
+@lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)
+def _mean_C11(device: torch.device) -> Tensor:
+    return torch.tensor(MEAN_RGB, device=device)[:, None, None]
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)
+def priors(height: int, width: int, grids: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """Return centre x, centre y, width and height of every prior in units of the image's sides, [P, 4].
+
+    Made once per size of image and device; usable in and out of inference mode.
+    """
     found = []
     for (rows, columns), step, size in zip(grids, STEPS, PRIOR_PX, strict=True):
         y, x = torch.meshgrid(torch.arange(rows) + 0.5, torch.arange(columns) + 0.5, indexing="ij")
         centres = torch.stack([x.flatten() * step / width, y.flatten() * step / height], dim=1)
         found.append(torch.cat([centres, torch.tensor([size / width, size / height]).expand(len(centres), 2)], dim=1))
-    return torch.cat(found)
+    return torch.cat(found).to(device)
 
 
 def decode(offsets_BP4: Tensor, priors_P4: Tensor) -> Tensor:

@@ -77,15 +77,15 @@ class Step:
 
     Attributes:
         level: Of the degradation.
-        change: Mean of degraded minus as-is; negative is lower.
-        low: Lower end of its interval; None with one identity.
+        change: Mean of degraded minus as-is; negative is lower; None without any clip.
+        low: Lower end of its interval; None with fewer than two identities.
         high: Upper end.
         num_clips: Clips with both values.
         num_lost: Clips that had a value as they were and have none now.
     """
 
     level: float
-    change: float
+    change: float | None
     low: float | None
     high: float | None
     num_clips: int
@@ -126,21 +126,28 @@ def needed(outputs: Iterable[str]) -> list[Degradation]:
 
 
 def judge(rows: Iterable[Row]) -> list[Verdict]:
-    """Return a verdict for every expectation that the rows of a validity run allow."""
+    """Return a verdict for every expectation about outputs that have any value in the rows of a validity run.
+
+    A clip that loses its value under a degradation breaks every expectation but `shown`.
+    """
     known = known_outputs()
     values: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
+        own = values.setdefault((row["output"], row["system"]), {})
         if row["status"] == "ok":
-            values.setdefault((row["output"], row["system"]), {})[row["item"]] = row
-    scored = {output for output, _ in values}
+            own[row["item"]] = row
+    scored = {output for (output, _), own in values.items() if own}
     verdicts = []
     for output in sorted(scored, key=list(known).index):
         base = values.get((output, AS_IS), {})
-        own = [e for e in EXPECTATIONS if e.output == declared_id(output)]
-        curves = {e.degradation: _curve(BY_NAME[e.degradation], output, base, values, known[output]) for e in own}
-        expected = [abs(s.change) for e in own if e.must == "worsen" for s in curves[e.degradation]]
-        verdicts += [_verdict(e, known[output], base, curves[e.degradation], max(expected, default=None)) for e in own]
-    return [verdict for verdict in verdicts if verdict.steps]
+        expected = [e for e in EXPECTATIONS if e.output == declared_id(output)]
+        curves = {e.degradation: _curve(BY_NAME[e.degradation], output, base, values, known[output]) for e in expected}
+        steps = [step for e in expected if e.must == "worsen" for step in curves[e.degradation]]
+        reaction = max((abs(step.change) for step in steps if step.change is not None), default=0.0)
+        verdicts += [
+            _verdict(e, known[output], base, curves[e.degradation], reaction) for e in expected if curves[e.degradation]
+        ]
+    return verdicts
 
 
 def _curve(
@@ -154,40 +161,46 @@ def _curve(
     steps = []
     for level in degradation.levels:
         spoiled = values.get((output, degradation.system(level)))
-        interval = paired_interval(spoiled, base, plain) if spoiled is not None else None
-        if spoiled is not None and interval is not None:
-            shared = len(spoiled.keys() & base.keys())
-            lost = len(base.keys() - spoiled.keys())
-            steps.append(Step(level, interval.mean, interval.low, interval.high, shared, lost))
+        if spoiled is None or not base:
+            continue
+        interval, lost = paired_interval(spoiled, base, plain), len(base.keys() - spoiled.keys())
+        if interval is None:
+            steps.append(Step(level, None, None, None, 0, lost))
+        else:
+            steps.append(Step(level, interval.mean, interval.low, interval.high, len(base) - lost, lost))
     return tuple(steps)
 
 
 def _verdict(
-    expectation: Expectation, output: Output, base: dict[str, Row], steps: tuple[Step, ...], reaction: float | None
+    expectation: Expectation, output: Output, base: dict[str, Row], steps: tuple[Step, ...], reaction: float
 ) -> Verdict:
-    level = float(np.mean([row["value"] for row in base.values()])) if base else float("nan")
-    passed, why = _decide(expectation, output, steps, reaction) if steps else (None, "")
+    level = float(np.mean([row["value"] for row in base.values()]))
+    passed, why = _decide(expectation, output, steps, reaction)
     if output.id.endswith("@unverified"):
         passed, why = None, "not judged: weights of unknown origin"
     return Verdict(output.id, expectation.degradation, expectation.must, level, steps, passed, why)
 
 
 def _decide(
-    expectation: Expectation, output: Output, steps: tuple[Step, ...], reaction: float | None
+    expectation: Expectation, output: Output, steps: tuple[Step, ...], reaction: float
 ) -> tuple[bool | None, str]:
     if expectation.must == "shown":
         return None, "shown for the reader"
+    if worst := max((step for step in steps if step.num_lost), key=lambda step: step.num_lost, default=None):
+        num_clips = worst.num_clips + worst.num_lost
+        return False, f"{worst.num_lost} of {num_clips} clips lost their value at level {worst.level:g}"
+    curve = [(step, step.change) for step in steps if step.change is not None]
     if expectation.must == "follow":
         # Late sound means early picture, and SyncNet counts a late picture as positive.
-        off = max(abs(step.change + step.level) for step in steps)
+        off = max(abs(change + step.level) for step, change in curve)
         return off <= (expectation.tolerance or 0), f"off by {off:.2g} at most"
     if expectation.must == "worsen":
         sign = -1 if output.better == "higher" else 1
-        last = steps[-1]
+        last, last_change = curve[-1]
         certain = last.low is None or last.high is None or (last.low > 0 if sign > 0 else last.high < 0)
-        rising = all(sign * (b.change - a.change) > 0 for a, b in pairwise(steps))
-        right = sign * last.change > 0 and certain and rising
+        rising = all(sign * (after - before) > 0 for (_, before), (_, after) in pairwise(curve))
+        right = sign * last_change > 0 and certain and rising
         return right, "worse with every level" if right else "does not worsen with every level"
-    moved = max(abs(step.change) for step in steps)
-    allowed = expectation.tolerance if expectation.tolerance is not None else SMALL_SHARE * (reaction or 0)
+    moved = max(abs(change) for _, change in curve)
+    allowed = expectation.tolerance if expectation.tolerance is not None else SMALL_SHARE * reaction
     return moved <= allowed, f"moves by {moved:.2g}, {allowed:.2g} allowed"

@@ -187,8 +187,6 @@ def _material(clip: Path, other: Path) -> Material:
 
 def _read(path: Path, seconds: float, max_frames: int | None = None) -> tuple[list[Frames], Fraction, Samples]:
     facts = probe.probe(path)
-    if facts.video is None:
-        raise probe.Undecodable("no-video", f"{path.name} has no video track")
     rate = Fraction(facts.video.frame_rate)
     count = max_frames or int(seconds * rate)
     with probe.open_clip(path) as container:

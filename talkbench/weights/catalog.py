@@ -59,7 +59,7 @@ class Entry(BaseModel):
     licence: str = Field(min_length=1)
     licence_note: str = Field(default="", description="What a user should know before fetching.")
     non_commercial: bool = False
-    needed_by: tuple[str, ...] = Field(min_length=1, description="Outputs computed with it; `*` for any ending.")
+    needed_by: tuple[str, ...] = Field(min_length=1, description="Outputs (`*`: any ending) and commands that use it.")
     source: str = Field(min_length=1, description="Where address and digest are stated.")
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from talkbench.errors import TalkbenchError
 from talkbench.metrics.base import RUNNERS
 from talkbench.store.run import Run
 from tests.support import ROOT, make_clip, make_raw, moving_square, talkbench, tone
+from tests.unit.media.test_audio_and_encode import mono_then_stereo
 
 FLICKER = "vbench.temporal_flickering"
 Maker = Callable[[Path], object]
@@ -107,6 +108,7 @@ FILES: dict[str, tuple[Maker, str, str | None, str]] = {
     "RGBA": (rgba, "ok", None, "transparency dropped"),
     "8 kHz audio": (sound(8_000, "mono", 1, 1.0), "ok", None, ""),
     "5.1 audio": (sound(48_000, "5.1", 6, 1.0), "ok", None, "6 audio channels"),
+    "mono, then stereo": (mono_then_stereo, "ok", None, ""),
     "audio shorter than video": (sound(16_000, "mono", 1, 0.4), "ok", None, "audio lasts 0."),
     "audio longer than video": (sound(16_000, "mono", 1, 3.0), "ok", None, "audio lasts 3."),
     "name with spaces": (make_clip, "ok", None, ""),

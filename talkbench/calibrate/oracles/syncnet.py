@@ -15,7 +15,7 @@ python_speech_features and of scenedetect, called on the CPU:
     scenes  {name: {"pixels": sha256 of the RGB frames, "starts": [frame that begins a scene, but the first, ...],
              "changes": [score of each frame]}}
     clips   {name: {"offset_frames": [...], "confidence": [...], "distance": [...]}}, one number per track, through the
-            whole pipeline of the package; needs the ffmpeg program
+            whole pipeline of the package on one core; needs the ffmpeg program
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import os
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -123,6 +124,12 @@ def find_scenes(path: Path) -> dict[str, Any]:
     }
 
 
+def keep_to_one_core() -> None:
+    """Make the package's numbers the same on every machine: its ffmpeg cuts pictures into as many slices as cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def score_clip(path: Path, whole: Any) -> dict[str, Any]:
     """Return what the whole pipeline says of a clip, per track."""
     offsets, confidences, distances, *_ = whole.inference(str(path))
@@ -143,6 +150,8 @@ def main() -> None:
     parser.add_argument("--scenes", type=Path, action="append", default=[], help="file to look for scenes in")
     parser.add_argument("--clip", type=Path, action="append", default=[], help="clip for the whole pipeline")
     given = parser.parse_args()
+    if given.clip:
+        keep_to_one_core()
     kept_alive = declare_torchvision_operators()
     answer: dict[str, Any] = {"versions": {name: metadata.version(name) for name in PACKAGES}}
     # The package prints its progress.

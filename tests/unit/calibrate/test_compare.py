@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import runpy
 import sys
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,19 +40,57 @@ def test_values_agree_within_the_tolerance_and_gaps_agree_with_gaps(
     assert Difference("x", "clip.mp4", ours, official, 0.02).agrees is agrees
 
 
-def test_rows_are_found_by_file_name_whatever_their_weights() -> None:
-    rows = [row("a", "one", 0.25, output="vbench.subject_consistency@unverified"), row("a", "two", None)]
-    official = {"vbench.subject_consistency": {"one.mp4": 0.25, "two.mp4": 0.5}}
-    found = compare.compare(ORACLES["vbench"], rows, official, [Path("one.mp4"), Path("two.mp4")])
+SUBJECT = "vbench.subject_consistency"
+
+
+def compared(tmp_path: Path, rows: list[dict[str, Any]], official: dict[str, float]) -> list[Difference]:
+    clips = [tmp_path / name for name in official]
+    for clip in clips:
+        clip.write_text(clip.stem)
+    found = compare.compare(ORACLES["vbench"], rows, {SUBJECT: official}, clips, "d")
+    return [each for each in found if each.output == SUBJECT]
+
+
+def row_of(content: str, value: float | None, **changes: Any) -> dict[str, Any]:
+    digest = sha256(content.encode()).hexdigest()
+    return row("a", "one", value, **{"output": SUBJECT, "clip_sha256": digest} | changes)
+
+
+def test_rows_are_found_by_the_files_bytes_whatever_their_names_and_weights(tmp_path: Path) -> None:
+    rows = [
+        row_of("one", 0.25, output=f"{SUBJECT}@unverified"),
+        row_of("another file called one.mp4", 0.75),
+        row_of("two", None),
+    ]
+    found = compared(tmp_path, rows, {"one.mp4": 0.25, "two.mp4": 0.5})
     assert [(each.clip, each.ours, each.agrees) for each in found] == [
         ("one.mp4", 0.25, True),
         ("two.mp4", None, False),
     ]
 
 
+def test_values_of_another_device_are_not_compared_and_the_row_says_so(tmp_path: Path) -> None:
+    (found,) = compared(tmp_path, [row_of("one", 0.25, device="a GPU")], {"one.mp4": 0.25})
+    assert not found.agrees
+    assert found.reason is not None
+    assert "a GPU" in found.reason
+
+
+def test_a_dimension_without_its_weight_file_is_listed_with_the_reason(tmp_path: Path) -> None:
+    clip = tmp_path / "one.mp4"
+    clip.touch()
+    found = compare.compare(ORACLES["vbench"], [], {FLICKER: {"one.mp4": 0.5}}, [clip], "d")
+    assert {each.output: each.reason for each in found if each.reason} == {
+        SUBJECT: "no dino_vitbase16_pretrain.pth in the weight folder",
+        "vbench.background_consistency": "no ViT-B-32.pt in the weight folder",
+        "vbench.motion_smoothness": "no amt-s.pth in the weight folder",
+    }
+    assert not any(each.agrees for each in found)
+
+
 def test_two_clips_of_one_name_are_refused() -> None:
-    with pytest.raises(TalkbenchError, match="x.mp4"):
-        compare.compare(ORACLES["vbench"], [], {}, [Path("a/x.mp4"), Path("b/x.mp4")])
+    with pytest.raises(TalkbenchError, match=r"x\.mp4"):
+        compare.compare(ORACLES["vbench"], [], {}, [Path("a/x.mp4"), Path("b/x.mp4")], "d")
 
 
 def test_every_oracle_has_a_script_a_lock_and_runners_with_its_outputs() -> None:
@@ -73,8 +115,19 @@ def test_differences_are_stored_beside_the_rows(tmp_path: Path, monkeypatch: pyt
     found = checks.calibrate(
         "vbench", tmp_path / "clips", tmp_path / "weights", tmp_path / "run", python=sys.executable, jobs=1
     )
-    assert [(each.output, each.official, each.agrees) for each in found] == [(FLICKER, 0.5, False)]
+    assert [(each.output, each.official, each.agrees) for each in found if not each.reason] == [(FLICKER, 0.5, False)]
     assert json.loads((tmp_path / "run" / "calibrate-vbench.json").read_text())[0]["official"] == 0.5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores can be taken away on Linux only")
+def test_the_official_sync_pipeline_sees_one_core_as_our_encoder_has_one_thread() -> None:
+    script = runpy.run_path(str(environment.oracles_folder() / "syncnet.py"))
+    cores = os.sched_getaffinity(0)
+    try:
+        script["keep_to_one_core"]()
+        assert len(os.sched_getaffinity(0)) == 1
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 def test_an_unknown_package_and_an_absent_interpreter_are_named(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from talkbench.errors import Unscorable
+from talkbench.errors import Undecodable, Unscorable
 from talkbench.media import audio, encode, tracks
 from talkbench.media.probe import probe
 from tests.support import RATE_HZ, make_clip, make_raw, moving_square, tone
@@ -34,23 +34,73 @@ def test_a_click_is_heard_where_it_was_written(tmp_path: Path, rate_hz: int) -> 
     assert onset(path, rate_hz) == pytest.approx(1.0, abs=0.002)
 
 
+def moved(path: Path, target: Path, shift: float) -> Path:
+    """Copy a clip with its sound `shift` seconds later."""
+    with av.open(str(path)) as given, av.open(str(target), "w") as out:
+        streams = {s.index: out.add_stream_from_template(s) for s in given.streams}
+        for packet in given.demux():
+            if packet.dts is None or packet.time_base is None:
+                continue
+            if packet.stream.type == "audio":
+                packet.pts += round(shift / packet.time_base)
+                packet.dts += round(shift / packet.time_base)
+            packet.stream = streams[packet.stream.index]
+            out.mux(packet)
+    return target
+
+
+def joined(target: Path, *parts: Path, every_seconds: float = 1.2) -> Path:
+    """Write clips one after the other into one file, as `ffmpeg -f concat -c copy` does."""
+    with av.open(str(target), "w") as out:
+        streams: dict[str, av.stream.Stream] = {}
+        for number, part in enumerate(parts):
+            with av.open(str(part)) as given:
+                streams = streams or {s.type: out.add_stream_from_template(s) for s in given.streams}
+                for packet in given.demux():
+                    if packet.dts is not None and packet.pts is not None:
+                        shift = round(number * every_seconds / packet.time_base)
+                        packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+                        packet.stream = streams[packet.stream.type]
+                        out.mux(packet)
+    return target
+
+
+def mono_then_stereo(target: Path) -> Path:
+    """Write a clip whose sound is mono, then stereo, then mono."""
+    parts = []
+    for number, layout in enumerate(("mono", "stereo", "mono")):
+        sound = np.tile(tone(1.0), (2 if layout == "stereo" else 1, 1))
+        part = target.with_name(f"part{number}.mov")
+        parts.append(make_raw(part, list(moving_square(25)), audio=sound, layout=layout, options={"bf": "0"}))
+    joined(target, *parts)
+    for part in parts:
+        part.unlink()
+    return target
+
+
 def test_a_late_sound_track_is_preceded_by_silence_and_an_early_one_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     encode.write_clip(path, moving_square(50), audio_N=click(1.0))
-    for shift, expected in ((0.5, 1.5), (-0.5, 0.5)):
-        moved = tmp_path / f"moved{shift}.mkv"
-        with av.open(str(path)) as given, av.open(str(moved), "w") as out:
-            streams = {s.index: out.add_stream_from_template(s) for s in given.streams}
-            for packet in given.demux():
-                if packet.dts is None or packet.time_base is None:
-                    continue
-                if packet.stream.type == "audio":
-                    packet.pts += round(shift / packet.time_base)
-                    packet.dts += round(shift / packet.time_base)
-                packet.stream = streams[packet.stream.index]
-                out.mux(packet)
-        # Matroska has no negative times, so an early track makes the picture late instead.
-        assert onset(moved) == pytest.approx(expected, abs=0.06)
+    # Matroska has no negative times, so an early track makes the picture late instead.
+    assert onset(moved(path, tmp_path / "late.mkv", 0.5)) == pytest.approx(1.5, abs=0.06)
+    assert onset(moved(path, tmp_path / "early.mkv", -0.5)) == pytest.approx(0.5, abs=0.06)
+
+
+def test_a_track_that_changes_its_channels_is_heard_to_its_end(tmp_path: Path) -> None:
+    heard = audio.load(mono_then_stereo(tmp_path / "x.mp4"), RATE_HZ)
+    assert len(heard) / RATE_HZ == pytest.approx(3.45, abs=0.1)
+    peaks = np.abs(heard[: 6 * 8000]).reshape(6, 8000).max(axis=1)
+    assert (peaks > 0.2).all()
+
+
+def test_silence_comes_by_the_second_and_a_broken_clock_is_refused(tmp_path: Path) -> None:
+    path = make_clip(tmp_path / "x.mp4", seconds=0.4)
+    late = [block.size for block in audio.blocks(moved(path, tmp_path / "late.mkv", 100), RATE_HZ)]
+    assert sum(late) == pytest.approx(100.4 * RATE_HZ, rel=0.01)
+    assert max(late) <= 1.2 * RATE_HZ
+    with pytest.raises(Undecodable, match="the sound leaps by 5000 s") as error:
+        list(audio.blocks(moved(path, tmp_path / "broken.mkv", 5000), RATE_HZ))
+    assert error.value.reason == "broken-timestamps"
 
 
 @pytest.mark.parametrize(

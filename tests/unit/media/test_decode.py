@@ -160,14 +160,14 @@ def test_an_edit_list_is_followed_and_is_no_truncation(tmp_path: Path) -> None:
 
 def converted(rate: Fraction, times: list[float], duration: float, split: int) -> list[int]:
     """Run frame indices through the converter, `split` frames at a time."""
-    converter, out = decode.RateConverter(rate), []
+    converter, out = decode.RateConverter(rate), list[FrameBatch]()
     for start in range(0, len(times), split):
         part = times[start : start + split]
         frames = np.arange(start, start + len(part), dtype=np.uint8)[:, None, None, None].repeat(3, 3)
-        batch = converter.convert(FrameBatch(frames, start, np.array(part)))
-        out += [] if batch is None else batch.frames_THWC[:, 0, 0, 0].tolist()
-    last = converter.finish(duration)
-    return out + ([] if last is None else last.frames_THWC[:, 0, 0, 0].tolist())
+        out += converter.push(FrameBatch(frames, start, np.array(part)))
+    out += converter.flush(duration)
+    assert [batch.first_frame for batch in out] == list(np.cumsum([0, *(len(batch.seconds_T) for batch in out[:-1])]))
+    return [int(frame[0, 0, 0]) for batch in out for frame in batch.frames_THWC]
 
 
 @settings(deadline=None)
@@ -195,3 +195,19 @@ def test_rate_conversion_takes_the_nearest_frame_however_it_is_fed(
 def test_rate_conversion_is_exact_for_whole_ratios(given_rate: int, wanted: int, expected: list[int]) -> None:
     times = [i / given_rate for i in range(given_rate)]
     assert converted(Fraction(wanted), times, 1.0, 4) == expected
+
+
+def test_a_gap_is_filled_in_batches_of_the_usual_size() -> None:
+    converter = decode.RateConverter(Fraction(25))
+    frames = np.zeros((2, 416, 720, 3), np.uint8)
+    batches = converter.push(FrameBatch(frames, 0, np.array([0.0, 30.0])))
+    sizes = [batch.frames_THWC.nbytes for batch in batches]
+    assert max(sizes) <= decode.MAX_BATCH_BYTES
+    assert sum(sizes) == 376 * frames[0].nbytes
+
+
+def test_a_leap_of_more_than_an_hour_is_a_broken_clock(tmp_path: Path) -> None:
+    path = make_raw(tmp_path / "x.mp4", list(moving_square(3)), times=[0, 1, 100_000], options={"bf": "0"})
+    with pytest.raises(Undecodable, match="the picture leaps by 4000 s") as error:
+        read(path)
+    assert error.value.reason == "broken-timestamps"

@@ -182,9 +182,19 @@ def test_the_prompt_is_told_apart_at_the_picture(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["no picture", "one <|image|> two <|image|> three", "at the end <|image|>"])
-def test_a_prompt_without_one_place_for_the_picture_is_refused(folder: Path, prompt: str) -> None:
-    with pytest.raises(TalkbenchError, match="the prompt needs one"):
-        run(runner(folder, QAlignParams(prompt=prompt)), 2)
+def test_a_prompt_without_one_place_for_the_picture_is_refused(prompt: str) -> None:
+    with pytest.raises(TalkbenchError, match="it must have one"):
+        QAlignParams(prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"gpu_precision": "fp16"}, {"gpu_precision": "float64"}, {"frames_per_second": 0}, {"min_frames": 0},
+     {"prompt": "{what}<|image|> is"}, {"prompt": "{<|image|> is"}],
+)  # fmt: skip
+def test_parameters_without_meaning_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    with pytest.raises(TalkbenchError, match=next(iter(wrong))):
+        QAlignParams(**wrong)
 
 
 def spoilt(name: str, content: bytes | None) -> Any:

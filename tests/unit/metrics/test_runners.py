@@ -239,18 +239,17 @@ def series(
 
 def test_drift_tells_a_steady_clip_from_a_decaying_one_and_one_with_seams() -> None:
     (slope, stable, seam) = (output.id for output in drift.outputs(OUTPUT))
-    steady, details = drift.derive(OUTPUT, series(120))
-    assert abs(steady[slope]) < 1e-4
-    assert steady[stable] == 120.0
-    assert details["never_failed"] is True
-    assert steady[seam] < 2
-    decaying, details = drift.derive(OUTPUT, series(120, slope=-0.01))
-    assert decaying[slope] == pytest.approx(-0.01, rel=0.05)
-    assert decaying[stable] < 60
-    assert details["never_failed"] is False
-    seams, details = drift.derive(OUTPUT, series(120, jump=0.02))
-    assert seams[seam] > 5
-    assert details["seam_period_frames"] == 28
+    given = series(120), series(120, slope=-0.01), series(120, jump=0.02)
+    steady, decaying, seams = (drift.derive(OUTPUT, terms, 120.0) or Scores({}) for terms in given)
+    assert abs(steady.values[slope]) < 1e-4
+    assert steady.values[stable] == 120.0
+    assert steady.details["never_failed"] is True
+    assert steady.values[seam] < 2
+    assert decaying.values[slope] == pytest.approx(-0.01, rel=0.05)
+    assert decaying.values[stable] < 60
+    assert decaying.details["never_failed"] is False
+    assert seams.values[seam] > 5
+    assert seams.details["seam_period_frames"] == 28
 
 
 @pytest.mark.parametrize("period", [12, 28, 47])
@@ -264,14 +263,14 @@ def test_single_events_are_no_seams_and_improvement_is_no_failure() -> None:
     values[[100, 333, 700, 901]] -= 0.5
     assert drift.seam_strength(values, "higher")[0] < 2
     improving = series(60, slope=+0.02).windows()
-    assert drift.stable_seconds(improving, "higher") == 60.0
-    assert drift.stable_seconds(improving, None) < 60.0
+    assert drift.stable_seconds(improving, "higher", 60.0) == 60.0
+    assert drift.stable_seconds(improving, None, 60.0) < 60.0
 
 
 def test_a_constant_series_has_neither_slope_nor_seams() -> None:
     constant = Windows(seconds=1.0, values=(1.0,) * 60)
     assert drift.slope_per_minute(constant) == 0.0
-    assert drift.stable_seconds(constant, "higher") == 60.0
+    assert drift.stable_seconds(constant, "higher", 60.0) == 60.0
     assert drift.seam_strength(np.ones(1500), "higher") == (0.0, 0)
 
 

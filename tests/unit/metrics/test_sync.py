@@ -424,3 +424,30 @@ def test_a_clip_without_sound_is_refused_before_anything_is_converted(stubs: Syn
     with pytest.raises(Unscorable) as caught:
         through_the_chain(Path("clip.mp4"), OfficialParams(), has_audio=False)
     assert caught.value.reason == "no-audio"
+
+
+def test_the_lip_network_does_not_run_beyond_the_end_of_the_sound(
+    net: SyncNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, crops, seen = Batch(BATCH_WINDOWS), [resize(frame, 224, 224) for frame in talking(44)], []
+    lip_features = net.lip_features
+    monkeypatch.setattr(net, "lip_features", lambda frames: seen.append(len(frames)) or lip_features(frames))
+
+    def agreement(close_at: int) -> np.ndarray:
+        sound = Sound(net, batch)
+        match = Match(net, sound, 0, batch)
+        sound.hear(SOUND[: 20 * 640])
+        for number, crop in enumerate(crops):
+            if number == close_at:
+                sound.close()
+            match.push(crop)
+        sound.close()
+        match.end()
+        assert match.complete
+        return match.result().distances_NK
+
+    at_the_end = agreement(len(crops))
+    assert seen == [20, 20]
+    seen.clear()
+    assert np.array_equal(agreement(22), at_the_end)
+    assert seen == [20]

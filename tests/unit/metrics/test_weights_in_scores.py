@@ -18,6 +18,7 @@ from talkbench.stats.aggregate import known_outputs
 from talkbench.store.run import Run
 from talkbench.weights import store
 from talkbench.weights.catalog import WeightFile
+from talkbench.weights.read import BadWeights
 from tests.support import make_clip
 
 
@@ -29,6 +30,8 @@ class Weighed(Runner):
     needs = Needs(weights=("toy",))
 
     def start(self, clip: object) -> None:
+        if self.context.weights["toy"].path.read_bytes() == b"wrong":
+            raise BadWeights("toy.pth does not fit")
         self._terms = Terms()
 
     def update(self, batch: object) -> None:
@@ -90,6 +93,12 @@ def test_losing_the_weights_does_not_lose_the_score(toy: Path) -> None:
     score(toy, b"12")
     (toy / "toy.pth").unlink()
     assert score(toy, None) == {"toy.size": ("ok", 2.0, None)}
+
+
+def test_the_weights_of_another_network_do_not_displace_a_score(toy: Path) -> None:
+    assert score(toy, b"wrong") == {"toy.size": ("failed", None, "bad-weights")}
+    assert score(toy, b"12") == {"toy.size": ("ok", 2.0, None)}
+    assert score(toy, b"wrong") == {"toy.size": ("ok", 2.0, None)}
 
 
 def test_damaged_weights_fail_that_metric_alone_and_say_which_file(toy: Path) -> None:

@@ -28,6 +28,18 @@ def test_a_batch_too_large_for_cuda_is_halved_for_good_and_loses_nothing() -> No
     assert batch.halved("other") == {"other": 2}
 
 
+def test_float32_is_whole_inside_networks_and_the_callers_choice_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+
+    def forward(x: Tensor) -> Tensor:
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+        return x
+
+    Batch(2).run(forward, torch.arange(3))
+    assert torch.backends.cudnn.allow_tf32
+
+
 def test_a_batch_that_fits_is_not_worth_a_word() -> None:
     batch = Batch(2)
     assert batch.run(lambda x: x, torch.arange(5)).tolist() == [0, 1, 2, 3, 4]

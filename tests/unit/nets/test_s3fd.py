@@ -31,8 +31,17 @@ def test_the_grids_of_a_quarter_of_720x416_are_the_official_ones() -> None:
     assert grids == [(26, 45), (13, 23), (6, 11), (3, 5), (2, 3), (1, 2)]
 
 
+@torch.inference_mode()
+def test_the_least_side_is_the_first_at_which_no_pool_runs_empty() -> None:
+    net = s3fd.S3FD()
+    assert s3fd.MIN_SIDE_PX == 28
+    assert net(torch.zeros(1, 3, 28, 28))[0].isfinite().all()
+    with pytest.raises(RuntimeError, match="too small"):
+        net(torch.zeros(1, 3, 27, 40))
+
+
 def test_a_prior_is_centred_on_its_cell_and_decodes_to_itself() -> None:
-    boxes = s3fd.priors(104, 180, [(26, 45), (13, 23), (6, 11), (3, 5), (2, 3), (1, 2)])
+    boxes = s3fd.priors(104, 180, ((26, 45), (13, 23), (6, 11), (3, 5), (2, 3), (1, 2)), torch.device("cpu"))
     assert len(boxes) == 26 * 45 + 13 * 23 + 66 + 15 + 6 + 2
     second_scale = boxes[26 * 45 + 23 + 2]
     np.testing.assert_allclose(second_scale, [2.5 * 8 / 180, 1.5 * 8 / 104, 32 / 180, 32 / 104], rtol=1e-6)

@@ -72,11 +72,25 @@ def test_scores_from_unknown_weights_are_shown_and_never_judged() -> None:
     assert "unknown origin" in found.why
 
 
-def test_a_clip_that_lost_its_value_is_counted() -> None:
+@pytest.mark.parametrize("num_lost", [1, 4])
+@pytest.mark.parametrize("level", [1, 4])
+def test_clips_that_lost_their_value_are_counted_and_break_the_expectation(num_lost: int, level: int) -> None:
     made = rows(FLICKER, {"flicker": [-0.01, -0.02, -0.04]}, start=0.9)
-    lost = next(each for each in made if each["system"] == "flicker@4")
-    lost.update(value=None, status="unscorable", reason="one-frame")
-    assert verdict(made, "flicker").steps[-1].num_lost == 1
+    for each in [each for each in made if each["system"] == f"flicker@{level}"][:num_lost]:
+        each.update(value=None, status="failed", reason="exception")
+    found = verdict(made, "flicker")
+    (step,) = [step for step in found.steps if step.level == level]
+    assert (step.num_clips, step.num_lost, step.change is None) == (4 - num_lost, num_lost, num_lost == 4)
+    assert (found.passed, found.why) == (False, f"{num_lost} of 4 clips lost their value at level {level}")
+
+
+def test_what_is_only_shown_is_shown_without_its_values_too() -> None:
+    made = rows(FLICKER, {"still": [0.1], "flicker": [-0.01, -0.02, -0.04]}, start=0.9)
+    for each in made:
+        if each["system"] == "still@1":
+            each.update(value=None, status="unscorable", reason="one-frame")
+    found = verdict(made, "still")
+    assert (found.passed, found.steps[0].num_clips) == (None, 0)
 
 
 def test_only_degradations_that_say_something_are_made() -> None:

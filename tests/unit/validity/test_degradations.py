@@ -74,6 +74,30 @@ def test_a_run_is_planned_once_and_goes_on_where_it_stopped(clips: list[Path], t
         make.plan(clips[:1], chosen, tmp_path)
 
 
+def test_two_clips_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TalkbenchError, match=r"x\.mp4"):
+        make.plan([Path("1/x.mp4"), Path("2/x.mp4")], [BY_NAME["still"]], tmp_path)
+
+
+@pytest.mark.parametrize("change", ["content", "fewer", "unlisted"])
+def test_degraded_clips_of_other_clips_are_not_taken_for_those_of_the_given_ones(tmp_path: Path, change: str) -> None:
+    given, folder = [tmp_path / "a.mp4", tmp_path / "b.mp4"], tmp_path / "run" / "clips"
+    for path in given:
+        path.write_text(path.stem)
+    make.claim(given, folder)
+    make.claim(given, folder)
+    (folder / "as_is").mkdir()
+    (folder / "as_is" / "a.mp4").touch()
+    if change == "content":
+        given[1].write_text("other")
+    elif change == "fewer":
+        given.pop()
+    else:
+        (folder / "sources.json").unlink()
+    with pytest.raises(TalkbenchError, match="--out .*run-2"):
+        make.claim(given, folder)
+
+
 def test_flicker_responds_as_it_must_from_clips_to_verdicts(clips: list[Path], tmp_path: Path) -> None:
     verdicts = checks.validity(["flicker"], tmp_path / "run", clips=clips[0].parent)
     judged = {each.degradation: each.passed for each in verdicts}

@@ -18,6 +18,7 @@ import yaml
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
+from talkbench import vetting
 from talkbench.errors import TalkbenchError
 from talkbench.ids import sha256_file
 from talkbench.metrics.base import RUNNERS
@@ -85,6 +86,12 @@ def test_every_output_that_needs_weights_is_in_the_catalog() -> None:
             for output in runner.outputs:
                 patterns = catalog.catalog()[name].needed_by
                 assert any(fnmatchcase(output.id, pattern) for pattern in patterns), f"{output.id} needs {name}"
+
+
+def test_commands_that_check_faces_are_in_the_catalog_too() -> None:
+    assert any("generate" in user for user in catalog.catalog()["s3fd"].needed_by)
+    for name in vetting.WEIGHTS:
+        assert "talkbench data check" in catalog.catalog()[name].needed_by
 
 
 @pytest.mark.parametrize(
