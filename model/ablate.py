@@ -13,7 +13,11 @@ SOME_FAILED = 3
 def ablate(
     table: Annotated[Literal["table2", "table3"], typer.Argument(help="table2: chunks rolled out. table3: motion.")],
     scale: Annotated[
-        Literal["tiny", "14b"], typer.Option(help="tiny runs here; 14b prints the commands for a cluster.")
+        Literal["tiny", "14b"],
+        typer.Option(
+            help="tiny runs here; 14b prints the commands that train and film on a cluster (`short` must be frozen "
+            "first)."
+        ),
     ] = "tiny",
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each variant.")] = 3,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder; both tables may share one.")] = Path("runs/ablate"),
@@ -90,12 +94,12 @@ def ablate(
 def _cluster_commands(
     table: str, seeds: int, out: Path, data: Path, init: Path, weights_dir: Path | None, steps: int | None
 ) -> list[str]:
-    """Return what trains and films the grid at the report's size, a line per step."""
+    """Return what trains, films, scores and reports the grid at the report's size, a line per step."""
     import shlex
 
     from .training.variants import TABLES, options
 
-    lines = []
+    lines, filmed = [], []
     for seed in range(seeds):
         for variant in TABLES[table]:
             cell = out / "cells" / f"{variant.name}-seed{seed}"
@@ -105,5 +109,8 @@ def _cluster_commands(
             command += ["--steps", str(steps)] if steps is not None else []
             lines.append(shlex.join([*command, *options(variant), "--out", str(cell)]))
             made = ["talkbench", "generate", "short", "--system", "soulx-livetalk", "--weights-dir", f"{cell}/export"]
-            lines.append(shlex.join([*made, "--out", f"{cell}/clips"]))
+            lines.append(shlex.join([*made, "--out", f"{cell}/film"]))
+            filmed.append(f"{cell.name}={cell}/film/clips/soulx-livetalk")
+    lines.append(shlex.join(["talkbench", "score", *filmed, "--suite", "short", "--out", f"{out}/scored"]))
+    lines.append(shlex.join(["talkbench", "report", "table1", "--run", f"{out}/scored"]))
     return lines

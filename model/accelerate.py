@@ -14,6 +14,10 @@ from talkbench.errors import PrerequisiteError
 
 from .dit import DiT
 
+MAX_GRAPHS = 128
+"""Of the block: one per shape, with and without gradients, for each network in training (11 x 2 x 3), and one per rank
+that is emulated in a measurement. torch stops at eight, which is meant for programs that are not in order."""
+
 
 def compile_blocks(dit: DiT, *, fullgraph: bool = True, backend: str = "inductor") -> None:
     """Compile the block, once for all of them, with static shapes.
@@ -23,6 +27,7 @@ def compile_blocks(dit: DiT, *, fullgraph: bool = True, backend: str = "inductor
         fullgraph: A graph break is an error, not a slow-down.
         backend: Of `torch.compile`.
     """
+    torch._dynamo.config.recompile_limit = MAX_GRAPHS
     for block in dit.blocks:
         block.compile(backend=backend, fullgraph=fullgraph, dynamic=False)
 

@@ -22,7 +22,7 @@ from talkbench import atomic
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.weights import read
 
-from .config import DiTConfig
+from .config import DiTConfig, Recipe
 from .dit import DiT
 from .parallel.mesh import is_first
 
@@ -35,6 +35,8 @@ TOKENIZER_FOLDER = "google/umt5-xxl"
 DIT_INDEX = "diffusion_pytorch_model.safetensors.index.json"
 AUDIO_FILE = "infinitetalk.safetensors"
 SHARD_BYTES = 10 << 30
+DEFAULT = Path("weights")
+"""Where weights are looked for, unless told."""
 
 SIZES = {
     "dim": "dim",
@@ -92,13 +94,25 @@ def shipped(folder: str) -> Path:
     return Path(__file__).parent / "weights" / folder
 
 
+def source(wanted: Recipe, weights_dir: Path | None) -> Path | None:
+    """Return the folder that a recipe's weights are read from: what is named, what comes with it, or `DEFAULT`.
+
+    None if the recipe has random weights only.
+    """
+    if weights_dir is not None:
+        return weights_dir
+    if wanted.shipped is not None:
+        return shipped(wanted.shipped)
+    return DEFAULT if wanted.weights_seed is None else None
+
+
 def locate(weights_dir: Path | None) -> Files:
     """Return where the parts lie under a folder.
 
     Raises:
         PrerequisiteError: If something is absent; names all of it, and the commands that fetch it.
     """
-    folder = weights_dir or Path("weights")
+    folder = weights_dir or DEFAULT
     files = Files.below(folder)
     needed = (files.model / "config.json", files.vae, files.text, files.image, files.speech / "config.json")
     if absent := [str(path) for path in needed if not path.is_file()]:

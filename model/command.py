@@ -7,10 +7,17 @@ import sys
 import torch.distributed as dist
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from talkbench.errors import TalkbenchError
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+"""Prints paths and messages as they are; colour is given beside them."""
+
+
+def shown(docstring: str | None) -> str:
+    """Return a module's docstring as a command's help; lines in it that are indented are not wrapped."""
+    return (docstring or "").replace("\n\n    ", "\n\n\b\n    ")
 
 
 def run(app: typer.Typer) -> None:
@@ -18,7 +25,7 @@ def run(app: typer.Typer) -> None:
     try:
         app()
     except TalkbenchError as error:
-        console.print(f"[red]error:[/] {error}", soft_wrap=True)
+        console.print(Text("error:", "red"), str(error), soft_wrap=True)
         sys.exit(error.exit_code)
     finally:
         if dist.is_initialized():

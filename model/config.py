@@ -255,7 +255,8 @@ class Recipe:
     """A complete configuration.
 
     Attributes:
-        weights_seed: Of random weights, for recipes that have no trained ones.
+        weights_seed: Of random weights: what training of a toy recipe starts from, and what a recipe without `shipped`
+            runs with.
         shipped: Folder of trained weights that come with the package (`weights/`), if any.
 
     Raises:

@@ -31,7 +31,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from talkbench.errors import TalkbenchError, Unscorable
 from talkbench.media import audio as sound
 
-from .command import console, run
+from .command import console, run, shown
 from .config import Recipe
 from .live import Background, LiveWriter, Samples
 from .parallel.mesh import is_first, launched, local_device
@@ -41,6 +41,7 @@ from .stream import Piece, Stream
 
 STDIN = STDOUT = "-"
 _BLOCK_BYTES = 2 * 1600
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 @dataclass
@@ -65,6 +66,7 @@ class Outcome:
         }
 
 
+@app.command(help=shown(__doc__))
 def infer(
     recipe_name: Annotated[str, typer.Option("--recipe", help=f"One of: {', '.join(RECIPES)}.")],
     image: Annotated[Path, typer.Option(help="Reference picture; cropped to the recipe's shape.")],
@@ -72,7 +74,9 @@ def infer(
         str, typer.Option(help="Sound or video file, or - for raw 16-bit mono 16 kHz samples from stdin.")
     ],
     out: Annotated[str, typer.Option(help="mp4 file, or - for an MPEG transport stream on stdout.")],
-    weights_dir: Annotated[Path | None, typer.Option(help="Folder with the released checkpoints' folders.")] = None,
+    weights_dir: Annotated[
+        Path | None, typer.Option(help="Folder with the released checkpoints' folders; `tiny` needs none.")
+    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Seeded random weights: measures speed, shows nothing.")
     ] = False,
@@ -105,7 +109,7 @@ def infer(
     started = time.perf_counter()
     model = build(wanted, weights_dir, device=where, random_seed=0 if random_weights else None)
     if model.weights.startswith("random"):
-        console.print(f"[yellow]{model.weights} weights: the picture means nothing, only its making does[/]")
+        console.print(f"{model.weights} weights: the picture means nothing, only its making does", style="yellow")
     stream = Stream(model, picture, prompt=prompt, seed=seed, released_behaviour=released_behaviour)
     loaded = time.perf_counter()
     outcome = _run(stream, blocks, None if out == STDOUT else Path(out), quiet=not is_first())
@@ -244,8 +248,6 @@ def main() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=console, show_path=False)]
     )
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(infer)
     run(app)
 
 

@@ -5,8 +5,10 @@ Nothing here allocates; `python -m model.profile --dry-run` prints it before any
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 from . import flops
 from .config import Recipe
@@ -69,6 +71,17 @@ class Memory:
     def needed(self) -> int:
         """The larger peak."""
         return max(self.starting, self.streaming)
+
+
+def free_host_bytes() -> int:
+    """Return memory that processes can have without anything being swapped out."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (available,) = (
+        line for line in meminfo.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")
+    )
+    return int(available.split()[1]) * 1024
 
 
 def weight_bytes(recipe: Recipe) -> dict[str, int]:

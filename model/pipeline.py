@@ -7,7 +7,6 @@ Legend: C channels, F frames, H W pixels, T latent frames, h w latent rows and c
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from talkbench.errors import PrerequisiteError
 from talkbench.ids import digest
 
-from . import accelerate, checkpoint, flow, initial, memory
+from . import PACKAGE, accelerate, checkpoint, flow, initial, memory
 from .attention import choose_kernel
 from .conditioning import audio, image, text
 from .config import Recipe
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-MAX_GRAPHS = 64
 Section = Callable[..., AbstractContextManager[None]]
 
 
@@ -107,13 +105,32 @@ def masked(reference_CThw: Tensor) -> Tensor:
     return torch.cat((mask_CThw, reference_CThw))
 
 
-class Encoders:
-    """Autoencoder and encoders of a recipe, on one device: pixels, text and sound to what the network takes.
+class Codec:
+    """The autoencoder of a recipe, on one device: frames to latents and back.
 
     Attributes:
         recipe: What was built.
         device: Where it runs.
+        vae: The network.
     """
+
+    def __init__(self, recipe: Recipe, device: torch.device, vae: Autoencoder) -> None:
+        self.recipe, self.device, self.vae = recipe, device, vae
+
+    @torch.no_grad()
+    def decode(self, latent_CThw: Tensor) -> Iterator[Tensor]:
+        """Yield frames `[3, F, H, W]` in [-1, 1], in the groups of the recipe."""
+        for video_BCFHW in self.vae.decode_groups(latent_CThw[None], self.recipe.compute.decode_groups):
+            yield video_BCFHW[0]
+
+    @torch.no_grad()
+    def encode(self, video_CFHW: Tensor) -> Tensor:
+        """Return latents `[16, T, h, w]` of frames in [-1, 1]."""
+        return self.vae.encode(video_CFHW[None])[0]
+
+
+class Encoders(Codec):
+    """Autoencoder and encoders of a recipe, on one device: pixels, text and sound to what the network takes."""
 
     def __init__(
         self,
@@ -125,8 +142,8 @@ class Encoders:
         text: text.TextEncoder,
         image: image.ImageEncoder,
     ) -> None:
-        self.recipe, self.device = recipe, device
-        self.vae, self.speech = vae, speech
+        super().__init__(recipe, device, vae)
+        self.speech = speech
         self._text, self._image = text, image
         self._last_prompt: tuple[str, Tensor] | None = None
 
@@ -157,17 +174,6 @@ class Encoders:
         config = self.recipe.stream
         level_N = normalise(heard_N, config.audio_rate_hz, config.loudness_lufs)
         return self.speech.features(level_N, config.frame_rate)
-
-    @torch.no_grad()
-    def decode(self, latent_CThw: Tensor) -> Iterator[Tensor]:
-        """Yield frames `[3, F, H, W]` in [-1, 1], in the groups of the recipe."""
-        for video_BCFHW in self.vae.decode_groups(latent_CThw[None], self.recipe.compute.decode_groups):
-            yield video_BCFHW[0]
-
-    @torch.no_grad()
-    def encode(self, video_CFHW: Tensor) -> Tensor:
-        """Return latents `[16, T, h, w]` of frames in [-1, 1]."""
-        return self.vae.encode(video_CFHW[None])[0]
 
     @contextmanager
     def _visiting(self, encoder: nn.Module) -> Iterator[None]:
@@ -311,8 +317,6 @@ def build(
         accelerate.to_fp8(dit)
     nets.vae.channels_last()
     if compute.compile:
-        # One graph per shape: measuring emulated ranks makes more than torch expects of a program that is in order.
-        torch._dynamo.config.recompile_limit = MAX_GRAPHS
         # Sends around a ring break graphs.
         accelerate.compile_blocks(dit, fullgraph=recipe.parallel.ring == 1)
         nets.vae.compile()
@@ -357,6 +361,25 @@ def build_encoders(
     )
 
 
+def build_codec(recipe: Recipe, weights_dir: Path | None = None, *, device: torch.device | str = "cpu") -> Codec:
+    """Return a recipe's autoencoder alone.
+
+    Args:
+        recipe: Whose.
+        weights_dir: As for `build`.
+        device: Where it runs.
+
+    Raises:
+        PrerequisiteError: If weights are absent.
+        TalkbenchError: If the weights do not fit.
+    """
+    where = torch.device(device)
+    seed, weights_dir, _ = _weights(recipe, weights_dir, None)
+    vae = _vae(recipe, seed, weights_dir, where, getattr(torch, recipe.compute.dtype))
+    vae.channels_last()
+    return Codec(recipe, where, vae)
+
+
 def _weights(recipe: Recipe, weights_dir: Path | None, random_seed: int | None) -> tuple[int | None, Path | None, str]:
     """Return the seed of random weights or the folder of trained ones, and their name."""
     if random_seed is not None:
@@ -372,20 +395,9 @@ def _weights(recipe: Recipe, weights_dir: Path | None, random_seed: int | None) 
 
 def _refuse_if_too_big(recipe: Recipe, device: torch.device) -> None:
     on_gpu = device.type == "cuda"
-    available = torch.cuda.mem_get_info(device)[0] if on_gpu else _free_host_bytes()
+    available = torch.cuda.mem_get_info(device)[0] if on_gpu else memory.free_host_bytes()
     if (reason := memory.shortage(recipe, available, cuda=on_gpu)) is not None:
-        raise PrerequisiteError(f"{reason} `python -m model.profile --recipe {recipe.name} --dry-run` tells more.")
-
-
-def _free_host_bytes() -> int:
-    """Return memory that processes can have without anything being swapped out."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.is_file():
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    (available,) = (
-        line for line in meminfo.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable")
-    )
-    return int(available.split()[1]) * 1024
+        raise PrerequisiteError(f"{reason} `python -m {PACKAGE}.profile --recipe {recipe.name} --dry-run` tells more.")
 
 
 @dataclass(frozen=True)
@@ -406,23 +418,32 @@ def _dit(recipe: Recipe, seed: int | None, weights_dir: Path | None, device: tor
     return dit.requires_grad_(False).eval()
 
 
+def _vae(recipe: Recipe, seed: int | None, weights_dir: Path | None, device: torch.device, dtype: torch.dtype) -> VAE:
+    """Return the autoencoder, with seeded random numbers or the released weights."""
+    if seed is not None:
+        return initial.made(partial(VAE, recipe.vae), seed, device, dtype)
+    files = checkpoint.locate(weights_dir)
+    vae = initial.made_empty(partial(VAE, recipe.vae), device, dtype)
+    checkpoint.load(vae, files.vae)
+    return vae.requires_grad_(False).eval()
+
+
 def _encoder_nets(
     recipe: Recipe, seed: int | None, weights_dir: Path | None, device: torch.device, dtype: torch.dtype
 ) -> _EncoderNets:
     """Return everything but the network; text and image encoders stay on the CPU."""
+    vae = _vae(recipe, seed, weights_dir, device, dtype)
     if seed is not None:
         tokenizer = text.tokenizer(replace(recipe.text, tokenizer="bytes"), Path())
         return _EncoderNets(
-            vae=initial.made(partial(VAE, recipe.vae), seed, device, dtype),
+            vae=vae,
             speech=initial.made(partial(audio.SpeechEncoder, recipe.speech), seed, device, torch.float32),
             text=initial.made(partial(text.TextEncoder, recipe.text, tokenizer), seed, device, dtype).cpu(),
             image=initial.made(partial(image.ImageEncoder, recipe.image), seed, device, torch.float32).cpu(),
         )
     files = checkpoint.locate(weights_dir)
-    vae = initial.made_empty(partial(VAE, recipe.vae), device, dtype)
-    checkpoint.load(vae, files.vae)
     return _EncoderNets(
-        vae=vae.requires_grad_(False).eval(),
+        vae=vae,
         speech=audio.load(recipe.speech, files.speech, device=device),
         text=text.load(recipe.text, files.text, files.tokenizer, dtype=dtype),
         image=image.load(recipe.image, files.image),

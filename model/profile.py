@@ -29,7 +29,7 @@ from typing import IO, Any
 
 from talkbench.errors import PrerequisiteError, TalkbenchError
 
-from . import memory, predict
+from . import PACKAGE, memory, predict
 from .config import Recipe
 from .recipes import recipe as recipe_named
 from .recipes import spread
@@ -191,9 +191,13 @@ def _end_with(parent: int) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m model.profile", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {PACKAGE}.profile", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--recipe", required=True, help="name of a recipe: tiny, flashtalk_14b, ...")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda; for --dry-run also the name of a GPU")
+    parser.add_argument(
+        "--device", default="cpu", help=f"default: cpu; cuda; for --dry-run also {', '.join(predict.DEVICES)}"
+    )
     parser.add_argument("--processes", type=_counts, default=(1,), help="one per GPU; several by commas")
     parser.add_argument("--emulate", type=_counts, default=(), help="counts of GPUs of which one rank is measured here")
     parser.add_argument("--compile", choices=("off", "on", "both"), default="off")

@@ -9,7 +9,7 @@
 
 RUN/metrics.jsonl holds what every step told (RUN/tensorboard too, if it is installed), RUN/step-N what a run needs to
 go on, on any number of processes, and RUN/export the generator in the released format, which `--weights-dir` of every
-other command takes. README.md in this folder says what the report leaves open and what was chosen.
+other command takes. model/README.md says what the report leaves open and what was chosen.
 """
 
 from __future__ import annotations
@@ -19,24 +19,27 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
 import typer
+from safetensors import SafetensorError
 
+from talkbench import atomic
 from talkbench.errors import Interrupted, PrerequisiteError, TalkbenchError
 from talkbench.provenance import device_name, gpus
 
-from . import checkpoint, initial
-from .command import console, run
+from . import PACKAGE, checkpoint, initial
+from . import memory as serving
+from .command import console, run, shown
 from .data import prepare, shards
 from .data.dataset import Dataset
 from .parallel import shard
-from .parallel.mesh import is_first, launched, local_device
+from .parallel.mesh import is_first, launched, launched_here, local_device, on_first
 from .tiny import world as drawn_world
 from .training import checkpoints, memory, sft, starting
 from .training.checkpoints import TrainState
@@ -52,50 +55,49 @@ from .training.watch import Watch
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 HELD_OUT_DRAWS = 4
 """Times at which every held-out clip is looked at."""
-RUNS, EXPORT = Path("runs"), "export"
+RUNS, EXPORT, LOCK = Path("runs"), "export", ".lock"
 DRAWN = Path("data/tiny")
 """Where clips of the tiny world are, unless `--data` says so."""
-_HELP = (__doc__ or "").replace("\n\n    ", "\n\n\b\n    ")
-"""Commands in it are not wrapped."""
 
 
 def train(job: Job) -> Path:
     """Run, or go on with, a training run; return the folder of the exported generator.
 
     Raises:
-        PrerequisiteError: If memory or weights are missing, or a checkpoint cannot be written.
-        TalkbenchError: If the data are of other encoders, a checkpoint is of another recipe, or what the run was begun
-            with is not what is given now.
+        PrerequisiteError: If memory or weights are missing, or the folder cannot be written.
+        TalkbenchError: If the data are of other encoders, a checkpoint is of another recipe, what the run was begun
+            with is not what is given now, or another training is at work in the folder.
         TrainingStopped: If a number is not finite or a loss leaves its range.
     """
     recipe, device = job.recipe, local_device(job.device)
     starting.refuse_what_cannot_run(job, launched() or 1)
     if device.type == "cpu":
         torch.set_num_threads(1)  # the same numbers on any machine; more cores are more processes
-    else:
-        memory.estimate(recipe, launched() or 1, _gigabytes(device)).refuse_if_too_big()
+    mesh = shard.connect(device)
+    _refuse_too_big(recipe, device)
     dataset = starting.clips(job.data, job)
     held_out = starting.clips(job.held_out, job) if job.held_out is not None else None
-    mesh = shard.connect(device)
     world = dist.get_world_size() if mesh is not None else 1
     place = Place(dist.get_rank() if mesh is not None else 0, world, device)
     stage = starting.begin(job, dataset, place)
     averages = {"generator": Ema(stage.nets["generator"], recipe.ema_decay)} if recipe.ema_decay is not None else {}
     state = TrainState(recipe, stage.nets, stage.optimizers, averages, starting.position(job, dataset))
-    first = _resumed(job, state)
-    watch = Watch(
-        job.out,
-        recipe,
-        num_processes=world,
-        device_name=device_name(str(device)),
-        first_step=first,
-        limits=stage.limits,
-    )
-    try:
+    with ExitStack() as until_done:
+        on_first(lambda: _keep_others_out(job.out, until_done))
+        first = _resumed(job, state)
+        watch = Watch(
+            job.out,
+            recipe,
+            num_processes=world,
+            device_name=device_name(str(device)),
+            first_step=first,
+            limits=stage.limits,
+        )
+        until_done.callback(watch.close)
         for step in range(first, recipe.stage.steps):
             done = stage.step(step, watch)
-            for name, average in averages.items():
-                average.update(stage.nets[name])
+            for name in averages.keys() & done.updated:
+                averages[name].update(stage.nets[name])
             last = step + 1 == recipe.stage.steps
             saved = last or (step + 1) % recipe.save_every == 0
             told = done.told | (_held_out(stage, held_out, recipe, device) if saved and held_out is not None else {})
@@ -104,10 +106,38 @@ def train(job: Job) -> Path:
                 console.print(line, soft_wrap=True)
             if saved:
                 checkpoints.save(job.out, state, step + 1, recipe.keep_last)
-    finally:
-        watch.close()
-    with averages["generator"].applied(stage.nets["generator"]) if averages else nullcontext():
-        return _export(stage.nets["generator"], job)
+        with averages["generator"].applied(stage.nets["generator"]) if averages else nullcontext():
+            return _export(stage.nets["generator"], job)
+
+
+def _refuse_too_big(recipe: TrainRecipe, device: torch.device) -> None:
+    """Say what memory a run needs, and stop if it is not there; of toy recipes nothing is said.
+
+    Raises:
+        PrerequisiteError: If a GPU, or this machine, has less.
+    """
+    toy, on_gpu = recipe.model.weights_seed is not None, device.type == "cuda"
+    if toy and not on_gpu:
+        return
+    free, here = serving.free_host_bytes(), launched_here()
+    each = torch.cuda.mem_get_info(device)[0] if on_gpu else free / here
+    found = memory.estimate(recipe, launched() or 1, each / memory.GIGABYTE)
+    if not toy and is_first():
+        in_host = f"of this machine's memory, about {found.in_host_memory(here, cuda=on_gpu) / memory.GIGABYTE:.0f} GB"
+        console.print(found.describe() if on_gpu else f"{recipe.name}: {in_host} (estimate)", soft_wrap=True)
+    if on_gpu:
+        found.refuse_if_too_big()
+    found.refuse_if_host_too_small(free, here, cuda=on_gpu)
+
+
+def _keep_others_out(folder: Path, until_done: ExitStack) -> None:
+    """Lock a run's folder: two runs in it would remove each other's files.
+
+    Raises:
+        TalkbenchError: If another process has it.
+    """
+    if not until_done.enter_context(atomic.lock(folder / LOCK, wait=False)):
+        raise TalkbenchError(f"another training is at work in {folder}. Wait for it, stop it, or choose another --out.")
 
 
 def _resumed(job: Job, state: TrainState) -> int:
@@ -135,19 +165,38 @@ def _held_out(stage: Stage, dataset: Dataset, recipe: TrainRecipe, device: torch
 
 
 def _export(net: Velocity, job: Job) -> Path:
-    """Write the generator as the released one is, with the other networks beside it: links, or random ones anew."""
-    folder, model = job.out / EXPORT, job.recipe.model
-    source = job.weights_dir or (checkpoint.shipped(model.shipped) if model.shipped is not None else None)
-    if is_first():
-        if folder.exists():
-            shutil.rmtree(folder)
-        if source is not None:
-            _link(source, folder)
-        elif model.weights_seed is not None:
-            initial.write(model, folder, model.weights_seed)  # its transformer is replaced below
+    """Write the generator as the released one is, with the other networks beside it: links, or random ones anew.
+
+    Raises:
+        PrerequisiteError: If it cannot be written (a full disk); an export that was there stays.
+    """
+    folder, partial = job.out / EXPORT, job.out / f"{EXPORT}.partial"
     dtype = torch.bfloat16 if job.recipe.precision == "bfloat16" else torch.float16
-    checkpoint.write_dit(net.dit, checkpoint.Files.below(folder).model, dtype)
+    try:
+        on_first(lambda: _begin_export(job, partial))
+        checkpoint.write_dit(net.dit, checkpoint.Files.below(partial).model, dtype)
+        if is_first():
+            if folder.exists():
+                shutil.rmtree(folder)
+            partial.rename(folder)
+    except (OSError, SafetensorError) as error:
+        raise PrerequisiteError(
+            f"the generator could not be exported to {folder}: {error}. Free space there; the same command exports "
+            "again, and trains no further."
+        ) from error
     return folder
+
+
+def _begin_export(job: Job, folder: Path) -> None:
+    """Put everything but the generator into a new folder."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    model = job.recipe.model
+    source = checkpoint.source(model, job.weights_dir)
+    if source is not None:
+        _link(source, folder)
+    elif model.weights_seed is not None:
+        initial.write(model, folder, model.weights_seed)  # its transformer is replaced by the generator
 
 
 def _link(source: Path, folder: Path) -> None:
@@ -160,26 +209,25 @@ def _link(source: Path, folder: Path) -> None:
             link.symlink_to(path.resolve())
 
 
-def _gigabytes(device: torch.device) -> float:
-    return torch.cuda.mem_get_info(device)[0] / 1e9
-
-
-@app.command(help=_HELP)
+@app.command(help=shown(__doc__))
 def command(
     recipe_name: Annotated[str, typer.Option("--recipe", help=f"One of: {', '.join(RECIPES)}.")],
     data: Annotated[
-        Path | None, typer.Option(help=f"Folder of `python -m model.data.prepare`; by default, for tiny, {DRAWN}.")
+        Path | None, typer.Option(help=f"Folder of `python -m {PACKAGE}.data.prepare`; by default, for tiny, {DRAWN}.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/RECIPE.")] = None,
     init: Annotated[
         Path | None,
-        typer.Option(help="Run, checkpoint or exported weights to start from; stage 2 by default from runs/SFT."),
+        typer.Option(
+            help="Run, checkpoint or exported weights to start from; stage 2 by default from runs/sft_tiny or "
+            "runs/sft_14b; sft_tiny's comes along if there is no run."
+        ),
     ] = None,
     held_out: Annotated[Path | None, typer.Option(help="Stage 1: clips whose loss every checkpoint tells.")] = None,
     weights_dir: Annotated[Path | None, typer.Option(help="Folder with the released checkpoints' folders.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where it runs.")] = "cpu",
     steps: Annotated[int | None, typer.Option(min=1, help="Of the run; by default the recipe's.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything that is drawn.")] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option(
@@ -209,8 +257,8 @@ def command(
     except KeyboardInterrupt as error:
         raise Interrupted(f"stopped. The same command goes on from the last checkpoint in {out}.") from error
     if is_first():
-        tried = f"python -m model.infer --recipe {recipe.model.name} --weights-dir {exported}"
-        console.print(f"next: {tried}", soft_wrap=True)
+        tried = f"python -m {PACKAGE}.infer --recipe {recipe.model.name} --weights-dir {exported}"
+        console.print(f"next: {tried} --image face.png --audio speech.wav --out talk.mp4", soft_wrap=True)
 
 
 def draw(recipe: TrainRecipe) -> None:
@@ -221,12 +269,14 @@ def draw(recipe: TrainRecipe) -> None:
     """
     size = (recipe.model.stream.height, recipe.model.stream.width)
     if size != (drawn_world.SIDE, drawn_world.SIDE):
-        raise TalkbenchError(f"{recipe.name} needs data: `python -m model.data.prepare --help`, then --data FOLDER.")
+        raise TalkbenchError(
+            f"{recipe.name} needs data: `python -m {PACKAGE}.data.prepare --help`, then --data FOLDER."
+        )
     if (DRAWN / shards.INDEX).is_file():
         return
     command = ["--source", "tiny", "--recipe", recipe.model.name, "--out", str(DRAWN)]
     if launched() is not None:
-        told = f"python -m model.data.prepare {' '.join(command)}"
+        told = f"python -m {PACKAGE}.data.prepare {' '.join(command)}"
         raise TalkbenchError(f"there are no clips in {DRAWN}: draw them first, with `{told}`.")
     prepare.main(["--jobs", str(os.cpu_count() or 1), *command])
 

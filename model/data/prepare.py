@@ -34,6 +34,7 @@ from talkbench import atomic
 from talkbench.errors import Interrupted, PrerequisiteError, TalkbenchError
 from talkbench.progress import Logged
 
+from .. import PACKAGE
 from ..config import Recipe
 from ..recipes import recipe as recipe_named
 from ..tiny import world
@@ -166,7 +167,7 @@ def _buckets(folder: Path, recipe: Recipe) -> dict[str, int]:
 
 def _command(arguments: argparse.Namespace) -> str:
     """Return the command that was given, but for the folder and the number of processes."""
-    parts = ["python -m model.data.prepare"]
+    parts = [f"python -m {PACKAGE}.data.prepare"]
     for name, value in vars(arguments).items():
         if name in NOT_IN_COMMAND or value in (None, False):
             continue
@@ -178,7 +179,9 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m model.data.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"python -m {PACKAGE}.data.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_argument_group("what is encoded")
     what.add_argument("--source", choices=["tiny", *SETS, "folder"], required=True, help="where clips come from")
@@ -197,7 +200,9 @@ def _parser() -> argparse.ArgumentParser:
                       "at most, that the border must keep; 0.96 is usual")  # fmt: skip
     how = parser.add_argument_group("how")
     how.add_argument("--out", type=Path, required=True, help="folder of the shards; a begun one is gone on with")
-    how.add_argument("--weights-dir", type=Path, help="the encoders' weights; a toy recipe has random ones")
+    how.add_argument(
+        "--weights-dir", type=Path, help="the encoders' weights; `tiny` brings its own, `small` has random ones"
+    )
     how.add_argument("--device", default="cpu", help="cpu, cuda (all GPUs in turn) or one as cuda:1")
     how.add_argument("--jobs", type=_positive, default=1, help="processes; each loads the encoders")
     how.add_argument("--dry-run", action="store_true", help="read metadata and look for files; encode nothing")

@@ -5,8 +5,8 @@ from the first chunk's latents; stage 2 needs the conditions only, but for the r
 
 Legend: C channels, F frames, H W pixels, T latent frames, h w latent rows and columns, K chunks, L text tokens or
 speech layers, M image tokens, N samples of sound.
-Source: technical report section 3.2; `model.md` 9 for the sound, which is encoded as at inference: with the 8 s before
-the end of a chunk, at one loudness.
+Source: technical report section 3.2; the sound is encoded as at inference: with the 8 s before the end of a chunk, at
+one loudness.
 """
 
 from __future__ import annotations

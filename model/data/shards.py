@@ -30,6 +30,7 @@ from talkbench import atomic
 from talkbench.errors import TalkbenchError
 from talkbench.ids import canonical_json
 
+from .. import PACKAGE
 from .sample import Sample
 
 VERSION = 1
@@ -69,7 +70,7 @@ class Header:
             stated = json.loads(path.read_text(encoding="utf-8"))
             version = stated.pop("version")
         except FileNotFoundError as error:
-            prepare = f"`python -m model.data.prepare --source tiny --out {folder}`"
+            prepare = f"`python -m {PACKAGE}.data.prepare --source tiny --out {folder}`"
             raise TalkbenchError(f"{folder} holds no encoded clips: no {HEADER}. Make some, e.g. {prepare}.") from error
         except (OSError, ValueError, AttributeError, KeyError) as error:
             raise TalkbenchError(f"{path} cannot be read: {error!r}. Prepare the data into an empty folder.") from error

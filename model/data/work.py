@@ -47,7 +47,7 @@ class Work:
         folder: Where shards go.
         source: Where clips come from.
         recipe: Whose encoders.
-        weights_dir: Their weights; the recipe's random ones if None.
+        weights_dir: Their weights; those that come with the recipe, else its random ones, if None.
         device: ``cpu``, or ``cuda``: processes share the GPUs there are.
     """
 

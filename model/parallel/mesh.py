@@ -73,6 +73,11 @@ def launched() -> int | None:
     return None if count is None else int(count)
 
 
+def launched_here() -> int:
+    """Return how many processes torchrun started on this machine; 1 if it started none."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def is_first() -> bool:
     """Return whether this process speaks and writes for all."""
     return not dist.is_initialized() or dist.get_rank() == 0
@@ -170,5 +175,13 @@ def together(action: Callable[[], T], group: dist.ProcessGroup | None = None) ->
         raise failure
     for rank, (_, message) in enumerate(reports):
         if message is not None:
-            raise TalkbenchError(f"process {rank} cannot start: {message}")
+            raise TalkbenchError(f"process {rank} failed: {message}")
     return [result for result, _ in reports]
+
+
+def on_first(action: Callable[[], object]) -> None:
+    """Run something on the first process; if it fails there, fail on all, as `together` does."""
+    if not dist.is_initialized():
+        action()
+        return
+    together(lambda: action() if is_first() else None)

@@ -3,7 +3,7 @@
     mesh = connect(device)                                   # None without torchrun
     with torch.device("meta"):
         net = Velocity(DiT(recipe.model.dit))
-    net = distribute(net, recipe, mesh, trained=True)
+    net = distribute(net, recipe, mesh, device, trained=True)
     load_released(net, folder)
 
 What is particular:
@@ -17,7 +17,7 @@ What is particular:
   after forwards of another that no backward followed;
 - a gradient is the *mean* over processes: each one's loss is the mean over its own clips.
 
-Source: `training.md` section 7; FSDP2, `torch.distributed.fsdp.fully_shard`.
+Source: FSDP2, `torch.distributed.fsdp.fully_shard`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def _alone(device: torch.device) -> DeviceMesh:
     return _row(device)
 
 
-def distribute(net: Velocity, recipe: TrainRecipe, mesh: DeviceMesh | None, *, trained: bool) -> Velocity:
+def distribute(
+    net: Velocity, recipe: TrainRecipe, mesh: DeviceMesh | None, device: torch.device, *, trained: bool
+) -> Velocity:
     """Return the network, changed in place, ready for the passes of a recipe.
 
     Without a mesh, in the precision of its weights and not offloaded, it stays a plain module and needs no processes.
@@ -83,6 +85,7 @@ def distribute(net: Velocity, recipe: TrainRecipe, mesh: DeviceMesh | None, *, t
         net: Whole and equal on all processes, or on the meta device: then it gets memory, not yet filled.
         recipe: Says precision, recomputing, offloading and compiling.
         mesh: Of `connect`.
+        device: Where this process computes.
         trained: Whether it gets gradients; one that does not is kept in the precision of its passes.
     """
     dtype: torch.dtype = getattr(torch, recipe.precision)
@@ -91,7 +94,7 @@ def distribute(net: Velocity, recipe: TrainRecipe, mesh: DeviceMesh | None, *, t
     net.dit.recompute = trained and recipe.checkpoint_activations
     if recipe.compile:
         accelerate.compile_blocks(net.dit)
-    empty, device = net.dit.device.type == "meta", _device_of(net)
+    empty = net.dit.device.type == "meta"
     if mesh is None and not reduced and not recipe.offload:
         return net.to_empty(device=device) if empty else net
     mesh = mesh or _alone(device)
@@ -103,15 +106,7 @@ def distribute(net: Velocity, recipe: TrainRecipe, mesh: DeviceMesh | None, *, t
     offload = CPUOffloadPolicy(pin_memory=mesh.device_type == "cuda") if recipe.offload else OffloadPolicy()
     for module in (*net.dit.each_block(), net):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy, offload_policy=offload)
-    return net.to_empty(device="cpu" if recipe.offload else mesh.device_type) if empty else net
-
-
-def _device_of(net: Velocity) -> torch.device:
-    """Return where the network is to run: a GPU if it is on one, or if it is nowhere yet and there is one."""
-    at = net.dit.device
-    if at.type == "meta":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return at
+    return net.to_empty(device="cpu" if recipe.offload else device) if empty else net
 
 
 def load_released(net: Velocity, folder: Path) -> None:

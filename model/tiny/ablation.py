@@ -26,14 +26,17 @@ from talkbench import atomic
 from talkbench.errors import TalkbenchError
 from talkbench.provenance import device_name
 
+from .. import PACKAGE
+from ..data.dataset import Dataset
 from ..train import EXPORT
 from ..training.checkpoints import described
 from ..training.config import TrainRecipe
 from ..training.recipes import changed, train_recipe
+from ..training.starting import Job, position
 from ..training.variants import TABLES, Variant, options
 from .cast import Cast
 from .children import Children
-from .results import PACKAGE, exported, gathered, training_facts
+from .results import exported, gathered, training_facts
 from .trial import CLIPS, FILM, MEASURES, READER_FACTS
 
 RECORD, TRAINING, SUITE, CELLS, LOG = "ablation.json", "training.json", "suite.jsonl", "cells", "log.txt"
@@ -181,8 +184,10 @@ class Ablation:
         folder = self.cell(variant.name, seed)
         recipe = self.asked.recipe(variant, seed)
         if not self._is_trained(folder, recipe):
+            begun_with = self._begun_with(recipe)
             self.children.run(self.training_command(variant, seed), folder / LOG)
             facts = training_facts(folder, recipe) | {"cells_at_once": self.jobs, "device": device_name("cpu")}
+            facts["begun_with"] = begun_with
             atomic.write_text(folder / TRAINING, json.dumps(facts, indent=1) + "\n")
         self.children.run(self._trial(variant.name, seed, folder / EXPORT), folder / LOG)
 
@@ -218,7 +223,7 @@ class Ablation:
         """Tell whether a cell's generator is there.
 
         Raises:
-            TalkbenchError: If it is of another recipe, as when recipes have changed since.
+            TalkbenchError: If it is of another recipe, other clips or another stage 1; these may have changed since.
         """
         if not (folder / TRAINING).is_file() or not (folder / EXPORT).is_dir():
             return False
@@ -228,7 +233,21 @@ class Ablation:
         if differing := sorted(name for name in {**wanted, **made} if wanted.get(name) != made.get(name)):
             told = "; ".join(f"{name} is {made.get(name)} there and {wanted.get(name)} here" for name in differing)
             raise TalkbenchError(f"{folder} was trained by another recipe: {told}. Remove it, or choose another --out.")
+        ours = self._begun_with(recipe)
+        theirs = facts.get("begun_with", ours)  # older trainings do not say it
+        if differing := sorted(name for name in ours if theirs.get(name) != ours[name]):
+            told = " and ".join(f"--{name}" for name in differing)
+            raise TalkbenchError(
+                f"{folder} was trained with another {told}, or that has changed since. Remove it, or choose another "
+                "--out."
+            )
         return True
+
+    def _begun_with(self, recipe: TrainRecipe) -> dict[str, Any]:
+        """Return digests of the clips and of stage 1."""
+        asked = self.asked
+        job = Job(recipe, asked.data, self.out, init=asked.init, weights_dir=asked.weights_dir)
+        return position(job, Dataset(asked.data))
 
     def _note(self, name: str, failed: str | None) -> None:
         training = self.out / CELLS / name / TRAINING

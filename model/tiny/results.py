@@ -9,15 +9,12 @@ from typing import Any
 
 from talkbench.errors import TalkbenchError
 
-from .. import checkpoint
+from .. import PACKAGE, checkpoint
 from ..train import EXPORT
 from ..training.checkpoints import described
 from ..training.config import TrainRecipe
 from ..training.watch import METRICS
 from .trial import FILM, MEASURES
-
-PACKAGE = __package__.rpartition(".")[0]
-"""Under which a child process finds the model: `model` in a checkout, `talkbench_model` once installed."""
 
 
 def exported(init: Path) -> Path:

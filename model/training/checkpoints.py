@@ -7,7 +7,7 @@
 A checkpoint is written as `step-60.partial`, flushed to the disk and renamed: a full disk, a killed process or a power
 cut leaves the one before. All processes must see the same folder. `.metadata` is a pickle: load your own runs only.
 
-Source: `training.md` section 7; `torch.distributed.checkpoint`.
+Source: `torch.distributed.checkpoint`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from talkbench import atomic
 from talkbench.errors import PrerequisiteError, TalkbenchError
 from talkbench.ids import sha256_file
 
-from ..parallel.mesh import is_first, together
+from ..parallel.mesh import is_first, on_first, together
 from .conditions import Velocity
 from .config import TrainRecipe
 from .ema import Ema
@@ -44,6 +44,8 @@ _PARTIAL = ".partial"
 FREE = ("name", "description", "stage.steps", "save_every", "keep_last", "checkpoint_activations", "offload", "compile",
         "model.name", "model.description", "model.parallel", "model.compute", "model.weights_seed")  # fmt: skip
 """Fields of a recipe that may change between a save and a resume: they change how long or where it runs, not what."""
+RATES = ("stage.optimizer.rate", "stage.generator.rate", "stage.fake.rate")
+"""Fields that a resume may change too, to go on after a divergence; a checkpoint says what they were."""
 
 
 @dataclass
@@ -100,11 +102,11 @@ def save(folder: Path, state: TrainState, step: int, keep_last: int) -> Path:
     final = folder / f"step-{step}"
     partial = final.with_name(final.name + _PARTIAL)
     try:
-        _on_first(lambda: _clear(partial))
+        on_first(lambda: _clear(partial))
         _quietly(lambda: write_tensors(state.tensors(), storage_writer=FileSystemWriter(partial)))
         digests = _digests(sorted(path.name for path in partial.iterdir()), partial)
-        _on_first(lambda: _commit(partial, final, _record(state, step, digests)))
-        _on_first(lambda: _remove_all_but(folder, keep_last, step))
+        on_first(lambda: _commit(partial, final, _record(state, step, digests)))
+        on_first(lambda: _remove_all_but(folder, keep_last, step))
     except (OSError, TalkbenchError, CheckpointException) as error:
         if is_first():
             shutil.rmtree(partial, ignore_errors=True)
@@ -144,7 +146,8 @@ def load(folder: Path, state: TrainState) -> int:
     """
     found = find(folder)
     record = _read(found)
-    _refuse_other_recipe(found, record["recipe"], described(state.recipe))
+    _refuse_other_recipe(found, _but_rates(record["recipe"]), _but_rates(described(state.recipe)))
+    _refuse_other_decay(found, record["num_steps"], state.recipe)
     _check_files(found, record["files"])
     tensors = state.tensors()
     _quietly(lambda: read_tensors(tensors, storage_reader=FileSystemReader(found)))
@@ -200,6 +203,20 @@ def _only_model(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name.startswith("model.")}
 
 
+def _but_rates(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name not in RATES}
+
+
+def _refuse_other_decay(found: Path, planned: int | None, recipe: TrainRecipe) -> None:
+    """Refuse to go on with a run of another length where the rate falls towards its end."""
+    steps = recipe.stage.steps
+    if planned not in {None, steps} and any(each.decay_from < 1 for each in recipe.stage.optimizers):
+        raise TalkbenchError(
+            f"{found} is of a run of {planned} steps, and {recipe.name} lets the rate fall towards the end: going on "
+            f"to {steps} steps is neither run. Choose another --out, or train the same number: --steps {planned}."
+        )
+
+
 def _refuse_other_recipe(found: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     names = [name for name in {**theirs, **ours} if theirs.get(name, "absent") != ours.get(name, "absent")]
     if names:
@@ -212,7 +229,8 @@ def _refuse_other_recipe(found: Path, theirs: Mapping[str, Any], ours: Mapping[s
 def _read(found: Path) -> dict[str, Any]:
     try:
         record = json.loads((found / STATE).read_text(encoding="utf-8"))
-        return {name: record[name] for name in ("recipe", "step", "position", "nets", "averages", "files")}
+        read = {name: record[name] for name in ("recipe", "step", "position", "nets", "averages", "files")}
+        return read | {"num_steps": record.get("num_steps")}  # older ones do not say it
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TalkbenchError(
             f"{found / STATE} cannot be read ({error!r}). Resume from an earlier checkpoint."
@@ -222,6 +240,7 @@ def _read(found: Path) -> dict[str, Any]:
 def _record(state: TrainState, step: int, digests: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         "step": step,
+        "num_steps": state.recipe.stage.steps,
         "recipe": described(state.recipe),
         "position": state.position,
         "nets": list(state.nets),
@@ -295,25 +314,24 @@ def _remove_all_but(folder: Path, keep_last: int, step: int) -> None:
         shutil.rmtree(replaced)
 
 
-def _on_first(action: Callable[[], None]) -> None:
-    """Run something on the first process; if it fails there, fail on all."""
-    if not dist.is_initialized():
-        action()
-        return
-    together(lambda: action() if is_first() else None)
-
-
 def _quietly(action: Callable[[], object]) -> None:
+    """Read or write without torch's warning; Ctrl-C, which torch counts among the failures, stays what it is."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")
-        action()
+        try:
+            action()
+        except CheckpointException as error:
+            stopped = [failure for failure, _ in error.failures.values() if isinstance(failure, KeyboardInterrupt)]
+            if stopped:
+                raise stopped[0] from error
+            raise
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, CheckpointException):
         rank, (first, _) = next(iter(error.failures.items()))
-        return f"process {rank}: {first}"
-    return str(error)
+        return f"process {rank}: {type(first).__name__}: {first}"
+    return str(error) if isinstance(error, TalkbenchError) else f"{type(error).__name__}: {error}"
 
 
 def _still_there(folder: Path) -> str:

@@ -9,7 +9,7 @@ features of zero. The picture is always there.
 
 Legend: C channels, F frames, T latent frames, h w latent rows and columns, L text tokens or speech layers, M image
 tokens, P speakers (1), W window.
-Source: `training.md` sections 4 and 5.4, after InfiniteTalk's sampler (`wan/multitalk.py`).
+Source: InfiniteTalk's sampler (`wan/multitalk.py`).
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ count.
 
 Legend: B batch, C channels, T latent frames, h w latent rows and columns, L text tokens, P speakers, F frames,
 W window, X any axes.
-Source: arXiv 2512.23379, equation 2 and section 3.2; arXiv 2405.14867 (DMD2) for the normaliser; `training.md`
-sections 5 and 6.
+Source: arXiv 2512.23379, equation 2 and section 3.2; arXiv 2405.14867 (DMD2) for the normaliser.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from ..data.sample import Sample
 from ..flow import shifted
-from ..pipeline import Encoders
+from ..pipeline import Codec
 from .conditions import Given, Velocity, given, precise, silence, windows
 from .config import DistillConfig, TrainRecipe
 from .draws import Draws, noise, require_same_on_all_ranks
@@ -92,7 +91,7 @@ def generator_loss(
     generator: Velocity,
     fake: Velocity,
     real: Velocity,
-    encoders: Encoders,
+    codec: Codec,
     sample: Sample,
     recipe: TrainRecipe,
     draws: Draws,
@@ -105,7 +104,7 @@ def generator_loss(
         generator: What is trained.
         fake: Score of what the generator makes.
         real: The teacher.
-        encoders: The autoencoder between chunks.
+        codec: The autoencoder between chunks.
         sample: Picture, text and sound; its own motion where the recipe says so.
         recipe: Of stage 2.
         draws: Of the micro-step.
@@ -117,7 +116,7 @@ def generator_loss(
         TypeError: If the recipe is not of stage 2.
     """
     stage = distillation(recipe)
-    point = _draw_point("generator", generator, encoders, sample, recipe, draws, step, grad=True)
+    point = _draw_point("generator", generator, codec, sample, recipe, draws, step, grad=True)
     with torch.no_grad():
         fake_CThw = data_at(point.x_CThw, point.ask(fake), point.time)
         real_CThw = data_at(point.x_CThw, point.ask_guided(real, null_text_LC, stage), point.time)
@@ -130,7 +129,7 @@ def generator_loss(
     if stage.motion_alignment:
         alignment = (predicted_CThw - real_CThw)[:, :num_motion].square().mean()
     if stage.background_consistency:
-        still_hw = still_positions(sample.latents_CThw).to(encoders.device)
+        still_hw = still_positions(sample.latents_CThw).to(codec.device)
         background = predicted_CThw[:, num_motion:].diff(dim=1)[..., still_hw].square().mean()
     return DmdTerms(
         loss=matching.loss + stage.motion_alignment * alignment + stage.background_consistency * background,
@@ -147,7 +146,7 @@ def generator_loss(
 def fake_loss(
     generator: Velocity,
     fake: Velocity,
-    encoders: Encoders,
+    codec: Codec,
     sample: Sample,
     recipe: TrainRecipe,
     draws: Draws,
@@ -157,7 +156,7 @@ def fake_loss(
 
     Arguments and errors are those of `generator_loss`; the chunks, steps and noise are others.
     """
-    point = _draw_point("fake", generator, encoders, sample, recipe, draws, step, grad=False)
+    point = _draw_point("fake", generator, codec, sample, recipe, draws, step, grad=False)
     counted = slice(point.first_counted, None)
     loss = flow_loss(point.ask(fake)[:, counted], point.x0_CThw[:, counted], point.noise_CThw[:, counted])
     return FakeTerms(loss, point.k, point.exit_step, point.time)
@@ -252,7 +251,7 @@ class _Point:
 def _draw_point(
     role: str,
     generator: Velocity,
-    encoders: Encoders,
+    codec: Codec,
     sample: Sample,
     recipe: TrainRecipe,
     draws: Draws,
@@ -261,7 +260,7 @@ def _draw_point(
     grad: bool,
 ) -> _Point:
     """Roll out and add noise; generator and fake score draw apart, by their role."""
-    stage, device, dtype = distillation(recipe), encoders.device, precise(recipe)
+    stage, device, dtype = distillation(recipe), codec.device, precise(recipe)
     most = stage.max_chunks
     k = draws.integer(f"{role} chunks", 1, most) if stage.chunks == "random" else stage.chunks
     exit_step = draws.integer(f"{role} exit step", 1, recipe.model.sampler.num_steps)
@@ -271,7 +270,7 @@ def _draw_point(
     def drawn(number: int) -> Tensor:
         return noise(recipe.seed, step, f"{role} {sample.id}", number, shape, device, dtype)
 
-    rolled = roll(generator, encoders, sample, recipe, k, exit_step, drawn, grad)
+    rolled = roll(generator, codec, sample, recipe, k, exit_step, drawn, grad)
     low, high = stage.times
     time = min(max(shifted(draws.of(sample.id).uniform(f"{role} time"), stage.shift), low), high)
     motion_CThw = _shown_motion(rolled, sample, stage)

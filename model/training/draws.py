@@ -6,7 +6,7 @@
 
 What decides which passes are run (chunks, exit step) must be equal on all ranks, or their collectives no longer match;
 what belongs to a clip depends on the clip and the step only, so that the number of ranks changes no result.
-Source: `training.md` section 7.
+Source: ours; `model/README.md` lists what the report leaves open.
 """
 
 from __future__ import annotations

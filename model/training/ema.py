@@ -1,6 +1,6 @@
 """A running average of a network's weights: every process averages its own part, so nothing is gathered.
 
-Source: `training.md` section 7; Self-Forcing, `utils/distributed.py`, which gathers whole weights instead.
+Source: Self-Forcing, `utils/distributed.py`, which gathers whole weights instead.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
     print(found.describe())
     found.refuse_if_too_big()
 
-Estimates, not measurements. Source of the terms: `training.md` section 8; what a block keeps was counted from the
-tensors that autograd saves in one eager block of the 14B model (a compiled one keeps less).
+Estimates, not measurements. Source of the terms: ours; `model/README.md` lists what the report leaves open. What a
+block keeps was counted from the tensors that autograd saves in one eager block of the 14B model (a compiled one keeps
+less).
 """
 
 from __future__ import annotations
@@ -120,6 +121,34 @@ class Estimate:
         if self.host_bytes:
             lines.append(f"  {'host memory, all':{width}} {self.host_bytes / GIGABYTE:7.2f} GB")
         return "\n".join(lines)
+
+    def in_host_memory(self, processes_here: int, *, cuda: bool) -> int:
+        """Return the bytes that one machine's processes need of its own memory: what is offloaded, on a CPU all.
+
+        Args:
+            processes_here: On the machine, of `num_gpus`.
+            cuda: Whether they have a GPU each.
+        """
+        offloaded = self.host_bytes * processes_here // self.num_gpus
+        return offloaded if cuda else offloaded + (self.needed - self.reserve) * processes_here
+
+    def refuse_if_host_too_small(self, free_bytes: int, processes_here: int, *, cuda: bool) -> None:
+        """Stop before anything is loaded.
+
+        Args:
+            free_bytes: Of the machine.
+            processes_here: As for `in_host_memory`.
+            cuda: As for `in_host_memory`.
+
+        Raises:
+            PrerequisiteError: If the machine has less memory; says how much is needed and what to do.
+        """
+        if (needed := self.in_host_memory(processes_here, cuda=cuda)) > free_bytes:
+            advice = "Leave out offload=true, or spread it over more machines." if cuda else "Add --device cuda."
+            raise PrerequisiteError(
+                f"{self.recipe.name} needs about {needed / GIGABYTE:.0f} GB of this machine's memory for "
+                f"{processes_here} process(es), and {free_bytes / GIGABYTE:.0f} GB are free. {advice}"
+            )
 
     def refuse_if_too_big(self) -> None:
         """Stop before anything is loaded.

@@ -5,7 +5,7 @@ encoded. Of the last chunk only the steps up to the exit step are run, and only 
 memory does not grow with k, and every pair of chunk and step counts the same.
 
 Legend: C channels, F frames, H W pixels, T latent frames, h w latent rows and columns.
-Source: arXiv 2512.23379, equation 3; `training.md` section 5.1.
+Source: arXiv 2512.23379, equation 3.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import color, flow
 from ..data.sample import Sample
-from ..pipeline import Encoders
+from ..pipeline import Codec
 from .conditions import Velocity, given, precise, windows
 from .config import DistillConfig, TrainRecipe
 from .path import data_at
@@ -74,7 +74,7 @@ def num_draws(recipe: TrainRecipe, k: int) -> int:
 
 def roll(
     generator: Velocity,
-    encoders: Encoders,
+    codec: Codec,
     sample: Sample,
     recipe: TrainRecipe,
     k: int,
@@ -86,12 +86,12 @@ def roll(
 
     Args:
         generator: What is trained.
-        encoders: The autoencoder between chunks.
+        codec: The autoencoder between chunks.
         sample: Picture, text and sound; its latents are not looked at.
         recipe: Of stage 2.
         k: Chunks, 1 or more.
         exit_step: From 1 to the sampler's steps.
-        noise: Number of a draw, below `num_draws`, to `[16, T, h, w]` on the encoders' device.
+        noise: Number of a draw, below `num_draws`, to `[16, T, h, w]` on the codec's device.
         grad: Whether the exit step is to be learnt from.
 
     Raises:
@@ -101,23 +101,23 @@ def roll(
     stage = distillation(recipe)
     dtype, sigmas = precise(recipe), flow.noise_levels(recipe.model.sampler)
     strength = recipe.model.stream.color_strength if stage.correct_color else 0.0
-    known = given(sample, encoders.device, dtype)
+    known = given(sample, codec.device, dtype)
 
     def field(chunk: int) -> Field:
-        windows_PFWLC = windows(sample, chunk, recipe).to(encoders.device, dtype)
+        windows_PFWLC = windows(sample, chunk, recipe).to(codec.device, dtype)
         return lambda x_CThw, time: known.ask(generator, x_CThw, time, windows_PFWLC)
 
     def noises(chunk: int) -> list[Tensor]:
         return [noise(chunk * len(sigmas) + number) for number in range(len(sigmas))]
 
-    motion_CThw = sample.reference_CThw[:, :1].to(encoders.device, dtype)
+    motion_CThw = sample.reference_CThw[:, :1].to(codec.device, dtype)
     if k > 1:
-        colors = color.statistics(_picture(sample, encoders), dtype)
+        colors = color.statistics(_picture(sample, codec), dtype)
     with torch.no_grad():
         for chunk in range(k - 1):
             clean_CThw = flow.sample(_by_step(field(chunk), sigmas), noises(chunk), motion_CThw, sigmas)
-            tail_CFHW = color.correct(_tail(clean_CThw, encoders), colors, strength, dtype)
-            motion_CThw = encoders.encode(tail_CFHW).to(dtype)
+            tail_CFHW = color.correct(_tail(clean_CThw, codec), colors, strength, dtype)
+            motion_CThw = codec.encode(tail_CFHW).to(dtype)
     last = k - 1
     return Rolled(truncated(field(last), noises(last), motion_CThw, sigmas, exit_step, grad=grad), motion_CThw, last)
 
@@ -153,16 +153,16 @@ def _by_step(field: Field, sigmas: Sequence[float]) -> Callable[[Tensor, int], T
     return lambda x_CThw, step: field(x_CThw, sigmas[step])
 
 
-def _tail(clean_CThw: Tensor, encoders: Encoders) -> Tensor:
+def _tail(clean_CThw: Tensor, codec: Codec) -> Tensor:
     """Return a chunk's last frames `[3, F, H, W]`, with which the next begins."""
-    num_frames = encoders.recipe.stream.motion_frames
-    tails = [video_CFHW[:, -num_frames:] for video_CFHW in encoders.decode(clean_CThw)]
+    num_frames = codec.recipe.stream.motion_frames
+    tails = [video_CFHW[:, -num_frames:] for video_CFHW in codec.decode(clean_CThw)]
     return torch.cat(tails, dim=1)[:, -num_frames:]
 
 
 @torch.no_grad()
-def _picture(sample: Sample, encoders: Encoders) -> Tensor:
+def _picture(sample: Sample, codec: Codec) -> Tensor:
     """Return the picture `[3, H, W]`; a sample holds its code only."""
-    code_BCThw = sample.reference_CThw[None, :, :1].to(encoders.device)
-    (picture_BCFHW,) = encoders.vae.decode_groups(code_BCThw, (1,))
+    code_BCThw = sample.reference_CThw[None, :, :1].to(codec.device)
+    (picture_BCFHW,) = codec.vae.decode_groups(code_BCThw, (1,))
     return picture_BCFHW[0, :, 0]

@@ -1,7 +1,7 @@
 """Stage 1: flow matching on a clip's latents, given the first of them clean.
 
 Legend: C channels, T latent frames, h w latent rows and columns, L text tokens, P speakers, F frames, W window.
-Source: arXiv 2512.23379, section 3.2; `training.md` section 4 for what it leaves open.
+Source: arXiv 2512.23379, section 3.2; `model/README.md` lists what it leaves open.
 """
 
 from __future__ import annotations

@@ -19,12 +19,15 @@ from torch import Tensor
 from ..data.dataset import Dataset, Order
 from ..data.sample import Sample
 from ..parallel import shard
-from ..pipeline import Encoders
+from ..pipeline import Codec
 from . import dmd, sft
 from .conditions import Velocity
 from .config import DistillConfig, OptimizerConfig, SftConfig, TrainRecipe
 from .draws import Draws
 from .watch import TRAINED_PASSES, Limits, Watch, average
+
+OPTIONAL_TERMS = ("motion_alignment", "background_consistency")
+"""Of the generator's loss, by the names of their weights; told where these are not 0."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +67,12 @@ class Done:
     Attributes:
         told: Means over the clips of all processes.
         passes: Forward passes of all processes.
+        updated: Networks that were.
     """
 
     told: dict[str, float]
     passes: float
+    updated: tuple[str, ...]
 
 
 class Stage(Protocol):
@@ -100,7 +105,7 @@ class Sft:
         assert isinstance(recipe.stage, SftConfig)  # noqa: S101 - `train.py` chooses by it
         self._recipe, self._dataset, self._place = recipe, dataset, place
         self._order = Order(dataset, recipe.stage.batch, recipe.seed)
-        self._trainer = _Trainer(generator, recipe.stage.optimizer, recipe, place)
+        self._trainer = _Trainer("generator", generator, recipe.stage.optimizer, recipe, place)
         self._null_text_LC = dataset.null_text_LC.to(place.device)
         self.nets = {"generator": generator}
         self.optimizers: dict[str, torch.optim.Optimizer] = {"generator": self._trainer.optimizer}
@@ -128,7 +133,7 @@ class Distill:
         generator: Velocity,
         fake: Velocity,
         real: Velocity,
-        encoders: Encoders,
+        codec: Codec,
         recipe: TrainRecipe,
         dataset: Dataset,
         place: Place,
@@ -136,12 +141,12 @@ class Distill:
         assert isinstance(recipe.stage, DistillConfig)  # noqa: S101 - `train.py` chooses by it
         stage = recipe.stage
         self._stage, self._recipe, self._dataset, self._place = stage, recipe, dataset, place
-        self._real, self._encoders = real, encoders
+        self._real, self._codec = real, codec
         # Generator and fake score learn from different clips.
         self._orders = {"generator": Order(dataset, stage.batch, recipe.seed),
                         "fake": Order(dataset, stage.batch, recipe.seed + 1_000_003)}  # fmt: skip
-        self._generator = _Trainer(generator, stage.generator, recipe, place, "generator_")
-        self._fake = _Trainer(fake, stage.fake, recipe, place, "fake_")
+        self._generator = _Trainer("generator", generator, stage.generator, recipe, place, "generator_")
+        self._fake = _Trainer("fake", fake, stage.fake, recipe, place, "fake_")
         self._null_text_LC = dataset.null_text_LC.to(place.device)
         self.nets = {"generator": generator, "fake": fake}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -151,31 +156,30 @@ class Distill:
 
     def step(self, step: int, watch: Watch) -> Done:
         """Update the generator if it is its turn, then the fake score."""
-        done = Done({}, 0)
+        done = Done({}, 0, ())
         if step % self._stage.generator_every == 0:
-            done = self._updated("generator", self._generator, self._generator_term, step, watch)
-        fake = self._updated("fake", self._fake, self._fake_term, step, watch)
-        return Done(done.told | fake.told, done.passes + fake.passes)
+            done = self._updated(self._generator, self._generator_term, step, watch)
+        fake = self._updated(self._fake, self._fake_term, step, watch)
+        return Done(done.told | fake.told, done.passes + fake.passes, done.updated + fake.updated)
 
-    def _updated(
-        self, name: str, trainer: _Trainer, term: Callable[[Sample, int], Term], step: int, watch: Watch
-    ) -> Done:
-        samples = _clips(self._dataset, self._orders[name], step, self._place)
+    def _updated(self, trainer: _Trainer, term: Callable[[Sample, int], Term], step: int, watch: Watch) -> Done:
+        samples = _clips(self._dataset, self._orders[trainer.name], step, self._place)
         return trainer.update(step, samples, lambda sample: term(sample, step), watch)
 
     def _generator_term(self, sample: Sample, step: int) -> Term:
         found = dmd.generator_loss(
-            self._generator.net, self._fake.net, self._real, self._encoders, sample, self._recipe,
+            self._generator.net, self._fake.net, self._real, self._codec, sample, self._recipe,
             Draws(self._recipe.seed, step, 0), step, self._null_text_LC,
         )  # fmt: skip
         values = {"loss": found.loss, "score_gap": found.gradient_norm, "normaliser": found.normaliser}
+        values |= {name: getattr(found, name) for name in OPTIONAL_TERMS if getattr(self._stage, name)}
         told = {name: float(value.detach()) for name, value in values.items()} | {"chunks": float(found.k)}
         scores = 3 if self._stage.text_scale == 1 else 4
         return Term(found.loss, told, self._rolled(found.k) + found.exit_step - 1 + scores + TRAINED_PASSES)
 
     def _fake_term(self, sample: Sample, step: int) -> Term:
         found = dmd.fake_loss(
-            self._generator.net, self._fake.net, self._encoders, sample, self._recipe,
+            self._generator.net, self._fake.net, self._codec, sample, self._recipe,
             Draws(self._recipe.seed, step, 0), step,
         )  # fmt: skip
         told = {"loss": float(found.loss.detach()), "chunks": float(found.k)}
@@ -190,8 +194,15 @@ class _Trainer:
     """A network, its optimiser, and how a batch is worked through."""
 
     def __init__(
-        self, net: Velocity, config: OptimizerConfig, recipe: TrainRecipe, place: Place, prefix: str = ""
+        self,
+        name: str,
+        net: Velocity,
+        config: OptimizerConfig,
+        recipe: TrainRecipe,
+        place: Place,
+        prefix: str = "",
     ) -> None:
+        self.name = name
         self.net, self._config, self._num_steps = net, config, recipe.stage.steps
         self._place, self._prefix, self._seed = place, prefix, recipe.seed
         self.optimizer = torch.optim.AdamW(
@@ -216,7 +227,7 @@ class _Trainer:
             group["lr"] = self._rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        return Done(means, passes * self._place.world)
+        return Done(means, passes * self._place.world, (self.name,))
 
     def _rate(self, step: int) -> float:
         """Return the learning rate of a step: constant, then falling to zero at the end of the run."""

@@ -16,12 +16,12 @@ import torch
 from talkbench.errors import TalkbenchError
 from talkbench.ids import digest, sha256_file
 
-from .. import checkpoint, initial
+from .. import PACKAGE, checkpoint, initial
 from ..data import identity
 from ..data.dataset import Dataset
 from ..dit import DiT
 from ..parallel import shard
-from ..pipeline import build_encoders
+from ..pipeline import build_codec
 from . import checkpoints
 from .conditions import Velocity
 from .config import DistillConfig, SftConfig, TrainRecipe
@@ -114,8 +114,8 @@ def begin(job: Job, dataset: Dataset, place: Place) -> Stage:
     if isinstance(recipe.stage, SftConfig):
         return Sft(generator, recipe, dataset, place)
     fake, real = _network(job, place, trained=True), _network(job, place, trained=False)
-    encoders = build_encoders(recipe.model, job.weights_dir, device=place.device)
-    return Distill(generator, fake, real, encoders, recipe, dataset, place)
+    codec = build_codec(recipe.model, job.weights_dir, device=place.device)
+    return Distill(generator, fake, real, codec, recipe, dataset, place)
 
 
 def position(job: Job, dataset: Dataset) -> dict[str, Any]:
@@ -147,10 +147,10 @@ def _network(job: Job, place: Place, *, trained: bool) -> Velocity:
     mesh = shard.connect(place.device)
     if job.init is None and job.weights_dir is None and recipe.model.weights_seed is not None:
         net = Velocity(initial.made(make, recipe.model.weights_seed, place.device, getattr(torch, recipe.precision)))
-        return shard.distribute(net, recipe, mesh, trained=trained)
+        return shard.distribute(net, recipe, mesh, place.device, trained=trained)
     with torch.device("meta"):
         net = Velocity(make())
-    net = shard.distribute(net, recipe, mesh, trained=trained)
+    net = shard.distribute(net, recipe, mesh, place.device, trained=trained)
     if job.init is None:
         shard.load_released(net, checkpoint.locate(job.weights_dir).model)
     elif _is_run(job.init):
@@ -178,4 +178,4 @@ def _digest(init: Path) -> str:
 
 def _first_stage(job: Job) -> str:
     name = job.recipe.name.replace("distill", "sft")
-    return f"Stage 1 makes a run: `python -m model.train --recipe {name} --data {job.data} --out runs/{name}`."
+    return f"Stage 1 makes a run: `python -m {PACKAGE}.train --recipe {name} --data {job.data} --out runs/{name}`."

@@ -1,6 +1,6 @@
 """What Tables 2 and 3 of the report vary in stage 2, as changes of a recipe, and what each variant costs.
 
-Source: arXiv 2512.23379, Tables 2 and 3; `training.md` sections 2 and 6.
+Source: arXiv 2512.23379, Tables 2 and 3.
 """
 
 from __future__ import annotations

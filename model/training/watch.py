@@ -30,16 +30,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from talkbench import atomic
-from talkbench.errors import TalkbenchError
+from talkbench.errors import PrerequisiteError, TalkbenchError
 
 from .. import flops
 from ..data.sample import Sample
 from ..predict import DEVICES
-from .config import TrainRecipe
+from .config import DistillConfig, SftConfig, TrainRecipe
 
 _log = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+RATE = {SftConfig: "--set stage.optimizer.rate=...",
+        DistillConfig: "--set stage.generator.rate=... --set stage.fake.rate=..."}  # fmt: skip
+"""What lowers a rate."""
 TRAINED_PASSES = 3
 """Forward passes that a trained one counts as: a backward pass does twice as much; recomputing is not counted."""
 
@@ -140,7 +143,8 @@ class Watch:
         saved = self._save_batch(step, terms, batch, draws or {})
         raise TrainingStopped(
             f"step {step} of {self._recipe.name}: {reason}. The weights are those of the last update; samples, draws "
-            f"and terms are in {saved}. Look at them, then resume from the last checkpoint with a lower rate."
+            f"and terms are in {saved}. Look at them, then go on from the last checkpoint with a lower rate: the same "
+            f"command with {RATE[type(self._recipe.stage)]}."
         )
 
     def _reason(self, terms: Mapping[str, float]) -> str | None:
@@ -184,6 +188,9 @@ class Watch:
             terms: Of `average`.
             clips: Of all processes.
             passes: Forward passes of the network over all processes; a trained one counts `TRAINED_PASSES`.
+
+        Raises:
+            PrerequisiteError: If it cannot be written down (a full disk).
         """
         now = time.monotonic()
         seconds, self._began = now - self._began, now
@@ -196,11 +203,21 @@ class Watch:
         if self._peak_flops is not None:
             told["utilisation"] = passes * flops.dit_flops(model) / (seconds * self._peak_flops)
         if self._file is not None:
-            self._file.append([json.dumps({"step": step, **told})])
+            self._append(json.dumps({"step": step, **told}))
         if self._board is not None:
             for name, value in told.items():
                 self._board.add_scalar(name, value, step)
         return self._line(step, terms, told)
+
+    def _append(self, line: str) -> None:
+        assert self._file is not None  # noqa: S101 - of the first process
+        try:
+            self._file.append([line])
+        except OSError as error:
+            raise PrerequisiteError(
+                f"{self._file.path} cannot be written: {error}. Free space there, and start the same command again: it "
+                "goes on from the last checkpoint."
+            ) from error
 
     def _line(self, step: int, terms: Mapping[str, float], told: Mapping[str, float]) -> str:
         parts = [
@@ -231,7 +248,9 @@ def _lines_before(path: Path, first_step: int) -> list[dict[str, Any]]:
 def _board(folder: Path, first_step: int) -> Any:
     """Return a TensorBoard writer, or None after saying so once."""
     if find_spec("tensorboard") is None:
-        _log.info("TensorBoard is not installed: the run is in %s alone; `pip install tensorboard` for more", METRICS)
+        _log.warning(
+            "TensorBoard is not installed: the run is in %s alone; `pip install tensorboard` for more", METRICS
+        )
         return None
     from torch.utils.tensorboard import SummaryWriter
 

@@ -69,7 +69,7 @@ class Trainee:
     def __init__(self, recipe: TrainRecipe, mesh: shard.DeviceMesh | None = None) -> None:
         self.recipe = recipe
         whole = Velocity(initial.made(partial(DiT, recipe.model.dit), 0, CPU, torch.float32))
-        self.net = shard.distribute(whole, recipe, mesh, trained=True)
+        self.net = shard.distribute(whole, recipe, mesh, CPU, trained=True)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), 1e-5)
         self._null_text_LC = torch.zeros(20, recipe.model.text.dim)
         self._done = 0

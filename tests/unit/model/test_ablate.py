@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,8 @@ def prepared(
 ) -> Ablation:
     monkeypatch.setattr(Children, "run", fake.run)
     monkeypatch.setattr(Ablation, "_score", lambda _: None)
+    header = SimpleNamespace(clips="c", encoders={"vae": "v"}, chunks=5)
+    monkeypatch.setattr(ablation, "Dataset", lambda _: SimpleNamespace(header=header))
     asked = Asked(tmp_path / "data", teacher, **{"seeds": 2, "steps": 4, "cast": CAST} | changes)
     return Ablation(tmp_path / "out", table, asked, jobs=1, tell=lambda _: None)
 
@@ -179,6 +182,17 @@ def test_a_cell_of_another_recipe_is_refused(tmp_path: Path, teacher: Path, monk
     monkeypatch.setattr(ablation, "TABLES", {"table2": other})
     failed = prepared(tmp_path, teacher, monkeypatch, Fake()).run()
     assert "another recipe: stage.chunks is 1 there and 2 here" in failed["k1-seed0"]
+
+
+def test_a_cell_of_another_stage_1_is_refused(tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared(tmp_path, teacher, monkeypatch, Fake()).run()
+    weights = checkpoint.Files.below(teacher).model
+    weights.mkdir(parents=True)
+    (weights / "diffusion_pytorch_model-00001-of-00001.safetensors").write_bytes(b"trained again")
+    again = Fake()
+    failed = prepared(tmp_path, teacher, monkeypatch, again).run()
+    assert again.trained == []
+    assert "was trained with another --init, or that has changed since" in failed["k1-seed0"]
 
 
 def test_without_a_teacher_the_command_that_makes_one_is_named(tmp_path: Path) -> None:
@@ -281,4 +295,7 @@ def test_the_commands_of_the_reports_size_are_printed_not_run(tmp_path: Path) ->
     assert len(lines) == 8
     assert "--recipe distill_14b" in lines[1]
     assert "stage.chunks=3" in lines[1]
+    score, report = done.stdout.splitlines()[-2:]
+    assert score.startswith(f"talkbench score k1-seed0={out}/cells/k1-seed0/film/clips/soulx-livetalk k3-seed0=")
+    assert report == f"talkbench report table1 --run {out}/scored"
     assert not out.exists()

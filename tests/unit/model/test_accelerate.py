@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from model import accelerate, flow
 from model.config import VAEConfig
+from model.data import buckets
 from model.parallel.emulate import EmulatedRank
 from model.pipeline import Conditions, Model, build
 from model.recipes import recipe
@@ -106,6 +107,12 @@ def test_a_block_compiles_once_for_all_streams_chunks_and_steps_and_once_per_cou
     model.dit.use(kernel)
     sampled(model, given[0], 1)
     assert len(graphs) == 4
+
+
+def test_a_training_may_compile_every_size_of_clip_with_and_without_gradients_for_each_of_its_networks() -> None:
+    with torch._dynamo.config.patch(recompile_limit=8):
+        accelerate.compile_blocks(new_model().dit)
+        assert torch._dynamo.config.recompile_limit >= 2 * 3 * len(buckets.of(recipe("flashtalk_14b")))
 
 
 def test_the_autoencoder_compiles_five_graphs_for_a_stream(graphs: list[object]) -> None:

@@ -276,7 +276,7 @@ def check_refusals(rank: int, num_processes: int) -> dict[str, str]:
 def test_a_start_that_fails_on_one_process_fails_on_all_and_says_where(tmp_path: Path) -> None:
     first, second = run(check_refusals, 2, tmp_path)
     assert "2 process(es) were started, but ulysses 4 x ring 1 needs 4" in first["too few"]
-    assert first["one broken"].startswith("TalkbenchError: process 1 cannot start: TalkbenchError: attention kernel")
+    assert first["one broken"].startswith("TalkbenchError: process 1 failed: TalkbenchError: attention kernel")
     assert "log-sum-exp is off by" in second["one broken"]
     assert "different attention kernels (flash, math)" in first["different"] == second["different"]
     assert first["unsharded"] == "ValueError: process 0 got a shard of 9 tokens, expected 5"

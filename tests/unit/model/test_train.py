@@ -13,17 +13,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from typer.testing import CliRunner
 
+from model import checkpoint, infer, initial
 from model import train as program
+from model.conditioning import audio, image, text
 from model.data.dataset import Dataset
 from model.parallel import shard
 from model.pipeline import build
-from model.training import checkpoints
+from model.training import checkpoints, starting
 from model.training.conditions import Velocity, given, windows
-from model.training.recipes import RECIPES
+from model.training.config import DistillConfig
+from model.training.recipes import RECIPES, changed, train_recipe
+from model.training.stages import Place
 from model.training.starting import Job
 from model.training.watch import TrainingStopped, Watch
+from talkbench import atomic
 from talkbench.errors import Interrupted, PrerequisiteError, TalkbenchError
 from tests.unit.model import mini_train as mini
 from tests.unit.model import processes
@@ -78,7 +84,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def weights(job: Job, *, averaged: bool = False, step: int = mini.STEPS) -> dict[str, torch.Tensor]:
     """Return the generator that a run saved."""
-    net = shard.distribute(tiny.velocity(9), job.recipe, None, trained=False)
+    net = shard.distribute(tiny.velocity(9), job.recipe, None, tiny.CPU, trained=False)
     checkpoints.load_weights(job.out / f"step-{step}", net, job.recipe, "generator", averaged=averaged)
     return dict(net.named_parameters())
 
@@ -226,6 +232,94 @@ def test_a_number_that_is_not_finite_stops_the_run_and_keeps_the_batch(clips: Pa
     assert not (tmp_path / checkpoints.LATEST).exists()
 
 
+def test_a_run_goes_on_with_a_lower_rate(sft: Job, tmp_path: Path) -> None:
+    job = replace(sft, out=shutil.copytree(sft.out, tmp_path / "run"))
+    slower = replace(sft.recipe.stage, steps=mini.STEPS + 1, optimizer=replace(mini.FAST, rate=0.0))
+    program.train(replace(job, recipe=replace(job.recipe, stage=slower)))
+    assert difference(weights(job, step=mini.STEPS + 1), weights(job)) == 0
+
+
+def test_another_length_is_refused_where_the_rate_falls_towards_the_end(clips: Path, tmp_path: Path) -> None:
+    falling = replace(mini.sft_mini().stage, steps=2, optimizer=replace(mini.FAST, decay_from=0.5))
+    job = Job(replace(mini.sft_mini(), stage=falling), clips, tmp_path)
+    program.train(job)
+    program.train(job)
+    longer = replace(job.recipe, stage=replace(falling, steps=3))
+    with pytest.raises(TalkbenchError, match="is of a run of 2 steps.* Choose another --out, or .*--steps 2"):
+        program.train(replace(job, recipe=longer))
+
+
+def test_a_second_run_in_the_same_folder_is_refused_and_leaves_the_first_alone(sft: Job, tmp_path: Path) -> None:
+    job = replace(sft, out=tmp_path)
+    (tmp_path / "step-2.partial").mkdir()
+    with atomic.lock(tmp_path / program.LOCK, wait=False), pytest.raises(TalkbenchError, match="another training"):
+        program.train(job)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [program.LOCK, "step-2.partial"]
+
+
+def test_the_average_follows_updates_of_the_generator_not_steps_without_one(
+    distill: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed: list[Any] = []
+    monkeypatch.setattr(program.Ema, "update", lambda _, net: followed.append(net))
+    program.train(replace(distill, recipe=replace(distill.recipe, ema_decay=0.5), out=tmp_path))
+    assert len(followed) == mini.STEPS // 2
+
+
+def test_stage_2_loads_of_the_encoders_the_autoencoder_alone(distill: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((audio, "SpeechEncoder"), (text, "TextEncoder"), (image, "ImageEncoder")):
+        monkeypatch.setattr(module, name, lambda *_: pytest.fail("an encoder is made"))
+    starting.begin(distill, Dataset(distill.data), Place(0, 1, tiny.CPU))
+
+
+def test_terms_that_are_not_the_reports_are_told_where_they_count(distill: Job, tmp_path: Path) -> None:
+    stage = replace(distill.recipe.stage, steps=1, motion_alignment=0.5)
+    program.train(replace(distill, recipe=replace(distill.recipe, stage=stage), out=tmp_path))
+    (line,) = mini.told(tmp_path)
+    assert line["generator_motion_alignment"] > 0
+    assert "generator_background_consistency" not in line
+
+
+def test_an_export_that_cannot_be_written_leaves_the_one_before(
+    sft: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(sft, out=shutil.copytree(sft.out, tmp_path / "run"))
+    before = sorted(path.name for path in (job.out / "export").rglob("*"))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(program.checkpoint, "save_file", fail)
+    with pytest.raises(
+        PrerequisiteError, match="could not be exported to .*export: .*No space.*same command exports again"
+    ):
+        program.train(job)
+    assert sorted(path.name for path in (job.out / "export").rglob("*")) == before
+
+
+def test_the_export_shows_the_encoders_of_the_folder_that_is_looked_for_unless_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    initial.write(tiny.MODEL, Path("weights"), seed=4)
+    model = replace(tiny.MODEL, weights_seed=None)
+    exported = program._export(tiny.velocity(7), Job(replace(mini.sft_mini(), model=model), Path("data"), Path("run")))
+    files = checkpoint.locate(exported)
+    assert files.vae.resolve() == checkpoint.locate(None).vae.resolve()
+    build(model, exported)
+
+
+def test_a_model_that_a_cpu_cannot_hold_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(program.serving, "free_host_bytes", lambda: 16_000_000_000)
+    job = Job(train_recipe("sft_14b"), tmp_path / "none", tmp_path / "run")
+    with pytest.raises(PrerequisiteError, match=r"sft_14b needs about \d+ GB .*16 GB are free. Add --device cuda"):
+        program.train(job)
+    assert "sft_14b: of this machine's memory, about" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_changed_model_is_refused_by_the_name_of_the_field(sft: Job, distill: Job) -> None:
     deeper = replace(tiny.MODEL, dit=replace(tiny.MODEL.dit, num_layers=3))
     for job in (sft, distill):
@@ -270,7 +364,8 @@ def test_stage_2_takes_the_run_of_stage_1_that_is_where_it_would_be(
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/sft_mini").symlink_to(sft.out)
-    assert "--weights-dir runs/distill_mini/export" in run("--recipe", "distill_mini", "--data", sft.data)
+    told = run("--recipe", "distill_mini", "--data", sft.data)
+    assert "--weights-dir runs/distill_mini/export --image face.png --audio speech.wav --out talk.mp4" in told
     assert mini.bytes_of(Path("runs/distill_mini")) == mini.bytes_of(distill.out)
 
 
@@ -290,12 +385,37 @@ def test_processes_that_cannot_share_a_step_are_refused(sft: Job, monkeypatch: p
     [
         ("stage.chunk=3", "stage.chunk: no field 'chunk'; there is: .*chunks"),
         ("stage.chunks", "expected FIELD=VALUE"),
-        ("stage.batch=many", "'many' is not of the kind of 2"),
+        ("stage.batch=many", "stage.batch: 'many' is not of the kind of 2"),
+        ("stage.batch=0", "stage.batch: batch is 0; expected 1 or more"),
+        ("stage.generator.rate=abc", "stage.generator.rate: 'abc' is not of the kind of 0.001"),
+        ("stage.generator.rate=-1", "stage.generator.rate: rate is -1.0; expected 0 or more"),
+        ("stage.generator.rate=.nan", "rate is nan"),
+        ("stage.generator.betas=[0.9]", "stage.generator.betas: betas is .*; expected two below 1"),
+        ("stage.generator.betas=[0.9, 1]", "expected two below 1"),
+        ("stage.generator.decay_from=2", "decay_from is 2.0; expected a share between 0 and 1"),
+        ("stage.motion_source=truth", "motion_source is 'truth'; expected predicted or ground truth"),
+        ("stage.chunks=[1", r"stage.chunks: '\[1' cannot be read as YAML"),
+        ("stage.chunks=0", "chunks is 0; expected random, or 1 or more"),
+        ("stage.times=[0.9, 0.1]", "times is .*; expected two between 0 and 1, in order"),
+        ("stage.generator_every=0", "generator_every is 0"),
+        ("precision=float16", "precision is 'float16'; expected bfloat16 or float32 or float64"),
+        ("save_every=0", "save_every is 0"),
+        ("keep_last=0", "keep_last is 0"),
+        ("ema_decay=2", "ema_decay: ema_decay is 2.0; expected null, or 0 or more and less than 1"),
+        ("seed=-1", "seed is -1"),
     ],
 )
-def test_a_field_that_is_not_there_is_refused_with_those_that_are(change: str, message: str, run: Any) -> None:
+def test_a_field_that_is_not_there_or_a_value_out_of_its_range_is_refused_by_name(
+    change: str, message: str, run: Any
+) -> None:
     with pytest.raises(TalkbenchError, match=message):
         run("--recipe", "distill_mini", "--set", change)
+
+
+def test_whole_numbers_are_taken_where_others_are_expected() -> None:
+    found = changed(mini.distill_mini(), {"stage.times": "[0, 1]", "stage.fake.rate": "1", "ema_decay": "0"})
+    assert isinstance(found.stage, DistillConfig)
+    assert [type(each) for each in (*found.stage.times, found.stage.fake.rate, found.ema_decay)] == [float] * 4
 
 
 def test_a_dry_run_tells_fields_and_memory_and_loads_nothing(
@@ -334,8 +454,9 @@ def test_clips_of_the_tiny_world_are_drawn_the_first_time_they_are_missing(
     assert [line["step"] for line in mini.told(Path("runs/sft_mini"))] == [0, 1]
 
 
-def test_the_help_shows_commands_as_they_are_typed(run: Any) -> None:
-    told = run("--help")
-    for line in (program.__doc__ or "").splitlines():
+@pytest.mark.parametrize("module", [program, infer])
+def test_the_help_shows_commands_as_they_are_typed(module: Any) -> None:
+    told = CliRunner().invoke(module.app, ["--help"]).output
+    for line in (module.__doc__ or "").splitlines():
         if line.startswith("    "):
             assert line.strip() in told

@@ -147,6 +147,17 @@ def test_a_full_disk_leaves_the_checkpoints_before(folder: Path, monkeypatch: py
     assert checkpoints._digests(sorted(before["files"]), folder / "step-3") == before["files"]
 
 
+def test_a_save_that_is_stopped_is_not_taken_for_a_full_disk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    state = runs.Run(RECIPE).state
+    monkeypatch.setattr(checkpoints.FileSystemWriter, "write_data", press)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.save(folder, state, 4, keep_last=2)
+    assert checkpoints.find(folder).name == "step-3"
+
+
 def killed(rank: int, _: int, folder: Path) -> None:
     """Save twice; the second process dies in the middle of the second save."""
     state = runs.Run(RECIPE, shard.connect(tiny.CPU)).state

@@ -80,6 +80,15 @@ def test_a_run_that_does_not_fit_is_refused_with_its_parts_and_the_advice() -> N
     estimate(DISTILL, 32, 96).refuse_if_too_big()
 
 
+def test_what_is_offloaded_has_to_fit_the_machine_that_its_processes_are_on() -> None:
+    found = estimate(replace(DISTILL, offload=True), 16, 80)
+    half = found.host_bytes // 2
+    found.refuse_if_host_too_small(half, 8, cuda=True)
+    with pytest.raises(PrerequisiteError, match=r"about 321 GB of this machine's memory for 8 process.*offload"):
+        found.refuse_if_host_too_small(half - 1, 8, cuda=True)
+    estimate(DISTILL, 16, 80).refuse_if_host_too_small(0, 8, cuda=True)
+
+
 def test_no_gpus_are_refused() -> None:
     with pytest.raises(ValueError, match="0 GPUs"):
         estimate(DISTILL, 0, 80)

@@ -29,7 +29,7 @@ from tests.unit.model.processes import run
 def empty(recipe: Any, mesh: Any, *, trained: bool = True) -> Velocity:
     with torch.device("meta"):
         net = Velocity(DiT(runs.MODEL.dit))
-    return shard.distribute(net, recipe, mesh, trained=trained)
+    return shard.distribute(net, recipe, mesh, tiny.CPU, trained=trained)
 
 
 def member(rank: int, size: int, folder: Path) -> dict[str, Any]:
@@ -71,7 +71,9 @@ def member(rank: int, size: int, folder: Path) -> dict[str, Any]:
 def mixed(mesh: Any) -> dict[str, Any]:
     """Take a pass in bfloat16; return the precisions of what is kept."""
     recipe = runs.recipe(precision="bfloat16", checkpoint_activations=True)
-    trained, teacher = (shard.distribute(runs.velocity(), recipe, mesh, trained=each) for each in (True, False))
+    trained, teacher = (
+        shard.distribute(runs.velocity(), recipe, mesh, tiny.CPU, trained=each) for each in (True, False)
+    )
     runs.sft.loss(trained, tiny.sample(), recipe, runs.Draws(0, 0, 0), 0, tiny.null_text().float()).loss.backward()
     return {
         "trained": {each.dtype for each in trained.parameters()},
@@ -190,7 +192,7 @@ def test_a_full_disk_on_one_process_stops_both_and_leaves_the_checkpoint_before(
 ) -> None:
     for found in world:
         assert "step 2 could not be saved" in found["full_disk"]
-        assert "process 1: [Errno 28] No space left on device. step-1 is as it was." in found["full_disk"]
+        assert "process 1: OSError: [Errno 28] No space left on device. step-1 is as it was." in found["full_disk"]
     assert checkpoints.find(folder / "full").name == "step-1"
     assert sorted(path.name for path in (folder / "full").iterdir()) == ["latest", "step-1"]
 
@@ -198,7 +200,8 @@ def test_a_full_disk_on_one_process_stops_both_and_leaves_the_checkpoint_before(
 def test_recomputing_blocks_changes_no_gradient() -> None:
     found = []
     for recompute in (False, True):
-        net = shard.distribute(runs.velocity(), runs.recipe(checkpoint_activations=recompute), None, trained=True)
+        recipe = runs.recipe(checkpoint_activations=recompute)
+        net = shard.distribute(runs.velocity(), recipe, None, tiny.CPU, trained=True)
         calls = count_calls(net)
         terms = runs.sft.loss(net, tiny.sample(), runs.recipe(), runs.Draws(0, 0, 0), 0, tiny.null_text())
         terms.loss.backward()
@@ -239,14 +242,19 @@ def test_clipping_before_a_backward_pass_is_refused() -> None:
 
 def test_one_process_in_full_precision_needs_no_process_group() -> None:
     assert shard.connect(tiny.CPU) is None
-    net = shard.distribute(runs.velocity(), replace(runs.recipe(), precision="float32"), None, trained=True)
+    recipe = replace(runs.recipe(), precision="float32")
+    net = shard.distribute(runs.velocity(), recipe, None, tiny.CPU, trained=True)
     assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
     assert not dist.is_initialized()
 
 
-def test_a_network_on_the_meta_device_gets_memory_without_processes(tmp_path: Path) -> None:
+def test_a_network_on_the_meta_device_gets_memory_where_it_is_told_without_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # of no interest to a run on the CPU
     source = runs.velocity(seed=3)
     write_dit(source.dit, Files.below(tmp_path).model, torch.float64)
     net = empty(runs.recipe(), None)
     shard.load_released(net, Files.below(tmp_path).model)
+    assert {parameter.device for parameter in net.parameters()} == {tiny.CPU}
     assert runs.difference(dict(net.named_parameters()), dict(source.named_parameters())) == 0

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from model import flops
 from model.training import watch as watches
 from model.training.watch import Limits, TrainingStopped, Watch
+from talkbench.errors import PrerequisiteError
 from tests.unit.model import tiny_training as tiny
 from tests.unit.model import training_runs as runs
 
@@ -77,12 +78,26 @@ def test_steps_that_are_run_again_replace_those_of_the_interrupted_run(
     assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(0, 0.0), (1, 1.0), (2, 20.0)]
 
 
+def test_a_full_disk_is_named_with_what_goes_on(
+    open_watch: Callable[..., Watch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    watch = open_watch()
+    monkeypatch.setattr(watches.atomic.AppendFile, "append", fail)
+    with pytest.raises(PrerequisiteError, match=r"metrics\.jsonl cannot be written: .*No space.*goes on from"):
+        watch.step(0, {"loss": 1.0}, clips=1, passes=3)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_is_not_finite_stops_the_run_with_the_batch_saved(
     open_watch: Callable[..., Watch], tmp_path: Path, value: float
 ) -> None:
     batch = [tiny.sample("clip-a"), tiny.sample("clip-b", seed=1)]
-    with pytest.raises(TrainingStopped, match=rf"step 7 of test: grad_norm is {value}.*bad-step-7"):
+    with pytest.raises(
+        TrainingStopped, match=rf"step 7 of test: grad_norm is {value}.*bad-step-7.*stage.optimizer.rate="
+    ):
         open_watch().check(7, {"loss": 1.0, "grad_norm": value}, batch, {"k": 3, "exit_step": 2})
     told = json.loads((tmp_path / "bad-step-7" / "rank-0.json").read_text(encoding="utf-8"))
     assert (told["samples"], told["draws"], told["seed"]) == (["clip-a", "clip-b"], {"k": 3, "exit_step": 2}, 0)
@@ -123,7 +138,7 @@ def test_that_tensorboard_is_absent_is_said_once(
     open_watch: Callable[..., Watch], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watches, "find_spec", lambda _: None)
-    with caplog.at_level("INFO", logger=watches.__name__):
+    with caplog.at_level("WARNING", logger=watches.__name__):
         watch = open_watch()
         for step in range(3):
             watch.step(step, {"loss": 1.0}, clips=1, passes=3)

@@ -44,7 +44,7 @@ class Run:
 
     def __init__(self, recipe: TrainRecipe, mesh: DeviceMesh | None = None, seed: int = 0) -> None:
         self.recipe, self.mesh = recipe, mesh
-        self.net = shard.distribute(velocity(seed), recipe, mesh, trained=True)
+        self.net = shard.distribute(velocity(seed), recipe, mesh, tiny.CPU, trained=True)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), 1e-3)
         averages = {} if recipe.ema_decay is None else {"generator": Ema(self.net, recipe.ema_decay)}
         self.state = TrainState(recipe, {"generator": self.net}, {"generator": self.optimizer}, averages)
@@ -77,7 +77,9 @@ def distilled(mesh: DeviceMesh | None, steps: int = 3) -> dict[str, dict[str, Te
     """Return generator and fake score after steps of stage 2, plain descent, k and exit step drawn."""
     stage = DistillConfig(max_chunks=2, generator_every=2, text_scale=2.0)
     told = recipe(stage, checkpoint_activations=True)
-    generator, fake, real = (shard.distribute(velocity(seed), told, mesh, trained=seed < 2) for seed in range(3))
+    generator, fake, real = (
+        shard.distribute(velocity(seed), told, mesh, tiny.CPU, trained=seed < 2) for seed in range(3)
+    )
     encoders = tiny.encoders()
     optimizers = [torch.optim.SGD(net.parameters(), 0.1) for net in (generator, fake)]
     for step in range(steps):
