@@ -4,8 +4,8 @@
     python -m tests.bench.metrics --seconds 10                # longer
     python -m tests.bench.metrics --growth 60,600             # memory of ours alone as clips grow, an hour
 
-What grows with a clip's length does not depend on its size: `--growth` takes small pictures. It leaves out `subject`, which
-differs from `background` in its network alone, and `smoothness`, which holds no more than the pairs of one batch.
+What grows with a clip's length does not depend on its size: `--growth` takes small pictures. It leaves out `subject`,
+which differs from `background` in its network alone, and `smoothness`, which holds no more than the pairs of one batch.
 
 Weights are random ones in the official formats: arithmetic and memory do not depend on their values. The official
 packages run in the environments of `talkbench calibrate`; `--python` names one that has all of them. Every measurement

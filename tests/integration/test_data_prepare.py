@@ -9,15 +9,18 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from model.data import prepare
 from tests.support import ROOT, make_clip
 
 NUM_CLIPS = 17
 """One more than a shard holds: the second shard is finished long before the first."""
 
 
-def command(folder: Path, out: str, jobs: int) -> list[str]:
+def asked(folder: Path, out: str, jobs: int) -> list[str]:
     given = ["--source", "folder", "--root", folder / "clips", "--chunks", 1, "--out", folder / out, "--jobs", jobs]
-    return [sys.executable, "-m", "model.data.prepare", *map(str, given)]
+    return [str(each) for each in given]
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -30,10 +33,13 @@ def children(pid: int) -> list[str]:
     return asked.stdout.split()
 
 
-def test_killed_processes_lose_no_finished_shard_and_no_byte(tmp_path: Path) -> None:
+def test_killed_processes_lose_no_finished_shard_and_no_byte(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for number in range(NUM_CLIPS):
         make_clip(tmp_path / "clips" / f"{number:02}.mp4", seconds=1.6, seed=number)
-    started = subprocess.Popen(command(tmp_path, "two", 2), cwd=ROOT, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "model.data.prepare", *asked(tmp_path, "two", 2)]
+    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
     try:
         while not list(tmp_path.glob("two/shards/*.jsonl")):
             assert started.poll() is None
@@ -48,7 +54,7 @@ def test_killed_processes_lose_no_finished_shard_and_no_byte(tmp_path: Path) -> 
         assert time.monotonic() < deadline, "children live on without their parent"
         time.sleep(0.1)
     for out in ("two", "one"):
-        done = subprocess.run(command(tmp_path, out, 1), cwd=ROOT, capture_output=True, text=True, check=True)
-        assert json.loads(done.stdout)["outcomes"] == {"encoded": NUM_CLIPS}
+        prepare.main(asked(tmp_path, out, 1))
+        assert json.loads(capsys.readouterr().out)["outcomes"] == {"encoded": NUM_CLIPS}
     assert all(path.stat().st_mtime_ns == written for path, written in kept.items())
     assert content(tmp_path / "two") == content(tmp_path / "one")

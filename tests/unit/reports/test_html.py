@@ -141,7 +141,7 @@ def test_frames_are_shown_small_and_only_where_there_are_pictures(small_run: Run
     maker.clip(EVIL, "item-0", make_clip(tmp_path / "item-0.mp4", seconds=2, height=360, width=640, audio=False))
     text = page.render_page(maker.run, tmp_path, "complete")
     assert "frames" in sections(text)
-    pictures = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]*)"', text)
+    pictures = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" width="144" height="81" alt="([^"]*)"', text)
     assert [html.unescape(told) for _, told in pictures] == [
         f"{EVIL}, {at} s" for at in ("0.17", "0.5", "0.83", "1.17", "1.5", "1.83")
     ]
