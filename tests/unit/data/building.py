@@ -26,13 +26,15 @@ def talk(seconds: float, rate_hz: int = 48_000) -> np.ndarray:
     return (0.2 * np.sin(2 * np.pi * 220 * t) * (t % 2 < 1.6)).astype(np.float32)
 
 
-def make_template(path: Path, seconds: int, *, height: int = 720, rate: int = 1, audio: bool = True) -> Path:
+def make_template(
+    path: Path, seconds: int, *, height: int = 720, rate: int = 1, audio: bool = True, audio_rate_hz: int = 48_000
+) -> Path:
     """Write a clip of a textured ground that changes a little from frame to frame."""
     ground = np.random.default_rng(3).integers(60, 180, (height // 72, height // 9 * 16 // 72, 3), np.uint8)
     whole = np.kron(ground, np.ones((72, 72, 1), np.uint8))
     frames = (whole + np.uint8(n % 5 // 4) for n in range(seconds * rate))
-    sound = talk(seconds) if audio else None
-    write_clip(path, frames, frame_rate=Fraction(rate), audio_N=sound, audio_rate_hz=48_000,
+    sound = talk(seconds, audio_rate_hz) if audio else None
+    write_clip(path, frames, frame_rate=Fraction(rate), audio_N=sound, audio_rate_hz=audio_rate_hz,
                encoding=Encoding(crf=30, preset="ultrafast"))  # fmt: skip
     return path
 
@@ -46,7 +48,7 @@ def make_downloader(folder: Path, *, long: bool = False) -> Downloader:
     program.chmod(0o755)
     make_template(folder / "16.mkv", 16)
     if long:
-        make_template(folder / "421.mkv", 421)
+        make_template(folder / "421.mkv", 421, audio_rate_hz=16_000)
     make_template(folder / "silent.mkv", 16, audio=False)
     make_template(folder / "small.mkv", 16, height=360)
     make_template(folder / "short.mkv", 1)
